@@ -1,0 +1,149 @@
+"""What a training run says while it goes, and what it leaves for programs to read."""
+
+from __future__ import annotations
+
+import json
+import platform
+import sys
+import time
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import jax
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+PACKAGES = ("fnnet", "jax", "jaxlib", "numpy", "optax")
+
+
+@dataclass(frozen=True)
+class EpochResult:
+    """How one epoch went.
+
+    Attributes:
+        epoch: counted from 1.
+        step: iterations done at its end, since the start.
+        train_loss: mean over its mini-batches, each before its own update.
+        test_loss: over the whole test set, at its end.
+        test_accuracy: share of the test set classified rightly, at its end.
+        seconds: what it took, testing included; the first one compiles as well.
+    """
+
+    epoch: int
+    step: int
+    train_loss: float
+    test_loss: float
+    test_accuracy: float
+    seconds: float
+
+    def __str__(self) -> str:
+        return (
+            f"epoch {self.epoch:3d}   step {self.step:6d}   train loss {self.train_loss:.5f}   "
+            f"test loss {self.test_loss:.5f}   test accuracy {self.test_accuracy:7.2%}   "
+            f"{self.seconds:6.2f} s"
+        )
+
+
+def environment() -> dict[str, Any]:
+    """Versions, backend, devices and the precision of matrix products."""
+    versions = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:  # run from a source folder
+            versions[package] = "not installed"
+    devices = [d.device_kind for d in jax.devices()]
+    return {
+        "versions": versions,
+        "backend": jax.default_backend(),
+        "devices": [f"{devices.count(kind)} x {kind}" for kind in dict.fromkeys(devices)],
+        "matmul_precision": jax.config.jax_default_matmul_precision or "default",
+    }
+
+
+def environment_text(environment: dict[str, Any]) -> str:
+    """`environment` as lines for people."""
+    versions = ", ".join(f"{name} {v}" for name, v in environment["versions"].items())
+    return (
+        f"versions          {versions}\n"
+        f"backend           {environment['backend']}: {', '.join(environment['devices'])}\n"
+        f"matmul precision  {environment['matmul_precision']}"
+    )
+
+
+class Metrics:
+    """A file of one JSON object a line: first a header, then one line for each epoch.
+
+    A line is on disk as soon as it is written, so that a run that is killed leaves what it did.
+    """
+
+    def __init__(self, path: Path, header: dict[str, Any]) -> None:
+        """Start the file anew, with `header` as its first line.
+
+        Raises:
+            OSError: the file cannot be written.
+        """
+        self.path = path
+        self._file = path.open("w", encoding="utf-8")
+        self._write({"kind": "header", **header})
+
+    def add(self, result: EpochResult) -> None:
+        """Write one epoch."""
+        self._write({"kind": "epoch", **asdict(result)})
+
+    def _write(self, line: dict[str, Any]) -> None:
+        self._file.write(json.dumps(line, allow_nan=False) + "\n")
+        self._file.flush()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+
+class Live:
+    """A line for each epoch and, on a terminal, a progress bar below them."""
+
+    def __init__(self, epochs: int, console: Console | None = None) -> None:
+        """Begin; `console` is standard output unless given."""
+        self._console = console or Console(file=sys.stdout)
+        self._bar = Progress(
+            TextColumn("epoch"),
+            MofNCompleteColumn(),
+            BarColumn(),
+            TextColumn("{task.fields[text]}"),
+            TimeRemainingColumn(),
+            console=self._console,
+            transient=True,
+            disable=not self._console.is_terminal or self._console.is_dumb_terminal,
+        )
+        self._task = self._bar.add_task("", total=epochs, text="compiling")
+        self._since = time.perf_counter()
+
+    def add(self, result: EpochResult) -> None:
+        """Show one epoch."""
+        self._console.print(str(result), soft_wrap=True, highlight=False, markup=False)
+        text = f"loss {result.train_loss:.4f}   accuracy {result.test_accuracy:.1%}"
+        self._bar.update(self._task, advance=1, text=text)
+
+    def lap(self) -> float:
+        """Seconds since the last lap, or since the beginning."""
+        before, self._since = self._since, time.perf_counter()
+        return self._since - before
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        self._since = time.perf_counter()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._bar.stop()

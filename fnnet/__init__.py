@@ -1,0 +1,18 @@
+"""Pure neural-net functions for JAX whose gradients are derived by hand.
+
+ops         `lin`, `relu`, `mse`, `matmul`; each file of `fnnet.ops` derives its backward rule
+rules       `register`, to give your own function the gradient you derived; `plain`, to take it away
+net         `init`, `layers`, `backprop`, `ladder`: the chapter's machinery, functionally
+"""
+
+from fnnet import ops as ops
+from fnnet.net import backprop as backprop
+from fnnet.net import init as init
+from fnnet.net import ladder as ladder
+from fnnet.net import layers as layers
+from fnnet.ops import lin as lin
+from fnnet.ops import matmul as matmul
+from fnnet.ops import mse as mse
+from fnnet.ops import relu as relu
+from fnnet.rules import plain as plain
+from fnnet.rules import register as register

@@ -1,0 +1,50 @@
+"""What every public op asks of its arguments, with one wording for what is wrong."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def describe(x: Any) -> str:
+    """A short name for what came: dtype and shape of an array, else the type.
+
+    Example:
+        >>> describe(jnp.ones((2, 3))), describe([1, 2])
+        ('float32[2,3]', 'a list')
+    """
+    if hasattr(x, "dtype") and hasattr(x, "shape"):
+        return f"{x.dtype}[{','.join(map(str, x.shape))}]"
+    if isinstance(x, (bool, int, float, complex, str)) or x is None:
+        return f"{x!r}, a {type(x).__name__}"
+    return f"a {type(x).__name__}"
+
+
+def require_floats(op: str, *, complex_too: bool = False, **arrays: Any) -> None:
+    """Raise TypeError unless every array is of floating point (or complex) dtype.
+
+    Args:
+        op: the op's name.
+        complex_too: whether complex arrays will do.
+        arrays: by argument name; Python numbers are taken for scalars.
+    """
+    kind = jnp.inexact if complex_too else jnp.floating
+    wanted = "floating point or complex numbers" if complex_too else "real floating point numbers"
+    for name, x in arrays.items():
+        if not isinstance(x, (jax.Array, np.ndarray, np.generic, bool, int, float, complex)):
+            raise TypeError(
+                f"{op}: {name} must be an array of {wanted}; got {describe(x)}. "
+                "Convert it with jnp.asarray"
+            )
+        if not jnp.issubdtype(jnp.result_type(x), kind):
+            remedy = (
+                "Take its real part or magnitude first"
+                if jnp.issubdtype(jnp.result_type(x), jnp.complexfloating)
+                else "Convert it, for instance with .astype(jnp.float32)"
+            )
+            raise TypeError(
+                f"{op}: {name} must be an array of {wanted}; got {describe(x)}. {remedy}"
+            )

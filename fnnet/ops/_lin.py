@@ -1,0 +1,129 @@
+"""A linear (dense, fully connected) layer.
+
+    lin : x (..., n_in), w (n_in, n_out), b (n_out) -> y (..., n_out)
+
+Axes: p over all leading axes of x together (the samples), i of n_in inputs, j of n_out outputs.
+
+Forward
+    y_pj = Σ_i x_pi w_ij + b_j
+
+Backward, for a scalar loss L with g_pj = ∂L/∂y_pj
+    x_pi enters the y_pj of its own sample, each with the factor w_ij:
+        dx_pi = Σ_j g_pj ∂y_pj/∂x_pi = Σ_j g_pj w_ij
+    w_ij enters y_pj for every sample p, with the factor x_pi:
+        dw_ij = Σ_p g_pj ∂y_pj/∂w_ij = Σ_p x_pi g_pj
+    b_j enters y_pj for every sample p, with the factor 1:
+        db_j = Σ_p g_pj
+    In matrices, dx = g wᵀ, dw = xᵀ g, db = 1ᵀ g. For complex arrays JAX's cotangents are not
+    conjugated.
+
+Residuals
+    x and w: dw contains x and dx contains w, whole; both are the caller's arrays. b enters by
+    addition and leaves no trace but its dtype. y is not needed.
+
+References:
+    The chapter "A neural net from the foundations" of Deep Learning for Coders (J. Howard,
+    S. Gugger, 2020) derives the same rule class by class.
+"""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Inexact
+
+from fnnet.ops._checks import require_floats
+from fnnet.ops._compiled import compiled
+from fnnet.rules import Like, Precision, Static, accumulator, contract, register, sum_to
+
+Residuals: TypeAlias = tuple[jax.Array, jax.Array, Like | None, Static]
+
+
+@compiled("precision")
+def lin(
+    x: Inexact[Array, "*batch i"],
+    w: Inexact[Array, "i j"],
+    b: Inexact[Array, " j"] | None = None,
+    *,
+    precision: Precision = None,
+) -> Inexact[Array, "*batch j"]:
+    """Linear layer ``x @ w + b``.
+
+    Args:
+        x: shape (..., n_in); any number of leading axes, none too.
+        w: shape (n_in, n_out).
+        b: shape (n_out,), or None for no bias.
+        precision: of the products, as in `jnp.einsum`, forward and backward alike; by default the
+            one in force (`jax.default_matmul_precision`).
+
+    Returns:
+        Shape (..., n_out). float16 and bfloat16 products are summed in float32, the bias is added
+        to the sum, and the result is rounded once.
+
+    Raises:
+        TypeError: for arrays that are not of float or complex dtype.
+        ValueError: for shapes that do not fit. The bias is not broadcast: (1,) is refused.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from fnnet import lin
+        >>> x, w, b = jnp.ones((5, 2)), jnp.ones((2, 3)), jnp.zeros(3)
+        >>> lin(x, w, b).shape
+        (5, 3)
+        >>> jax.grad(lambda b: lin(x, w, b).sum())(b)
+        Array([5., 5., 5.], dtype=float32)
+    """
+    require_floats("lin", complex_too=True, x=x, w=w, **({} if b is None else {"b": b}))
+    _require_shapes(jnp.shape(x), jnp.shape(w), None if b is None else jnp.shape(b))
+    return _lin(x, w, b, precision=precision)
+
+
+def _forward(
+    x: jax.Array, w: jax.Array, b: jax.Array | None = None, *, precision: Precision = None
+) -> jax.Array:
+    if b is None:
+        return contract("...i,ij->...j", x, w, precision=precision)
+    dtype = jnp.result_type(x, w, b)
+    wide = accumulator(x, w, b)
+    y = contract("...i,ij->...j", x, w, dtype=wide, precision=precision)
+    # the bias is one row for all samples
+    return (y + jnp.broadcast_to(b.astype(wide), y.shape)).astype(dtype)
+
+
+def lin_fwd(
+    x: jax.Array, w: jax.Array, b: jax.Array | None = None, *, precision: Precision = None
+) -> tuple[jax.Array, Residuals]:
+    """x, w, b -> y, residuals."""
+    y = _forward(x, w, b, precision=precision)
+    return y, (x, w, None if b is None else Like.of(b), Static(precision))
+
+
+def lin_bwd(res: Residuals, g: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array | None]:
+    """residuals, CT y -> CT x, CT w, CT b."""
+    x, w, b, precision = res
+    dx = contract("...j,ij->...i", g, w, like=x, precision=precision.value)
+    dw = contract("...i,...j->ij", x, g, like=w, precision=precision.value)
+    db = None if b is None else sum_to(g, b)
+    return dx, dw, db
+
+
+_lin = register(_forward, lin_fwd, lin_bwd, name="lin")
+
+
+def _require_shapes(x: tuple[int, ...], w: tuple[int, ...], b: tuple[int, ...] | None) -> None:
+    if len(w) != 2:
+        raise ValueError(f"lin: w must have shape (n_in, n_out); got shape {w}")
+    if not x or x[-1] != w[0]:
+        transposed = bool(x) and x[-1] == w[1]
+        remedy = "w seems transposed: pass w.T" if transposed else "x is (..., n_in)"
+        raise ValueError(
+            f"lin: the last axis of x must have the size n_in = {w[0]} of w's first axis; "
+            f"got x of shape {x} and w of shape {w}. {remedy}"
+        )
+    if b is not None and b != w[1:]:
+        raise ValueError(
+            f"lin: b must have shape (n_out,) = {w[1:]}; got shape {b}. "
+            "A bias has one number for each column of w"
+        )

@@ -1,0 +1,1 @@
+"""The NumPy twins, by subject. The public place for all of them is `fnnet.proof.reference`."""

@@ -1,0 +1,128 @@
+"""Normalisation and norms: layer_norm, rms_norm, norm."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from .elementary import Array, Scalar, absolute, greater, sqrt
+
+
+def layer_norm(
+    x: Array, scale: Array | None = None, shift: Array | None = None, *, eps: Scalar = 1e-5
+) -> Array:
+    """Layer norm y = scale u + shift, u = (x - mean) / sqrt(var + eps), over the last axis.
+
+    Shapes: x (..., d), scale and shift (d,) -> (..., d); var is the mean squared deviation
+    (Ba, Kiros, Hinton 2016, arXiv:1607.06450).
+
+    >>> layer_norm(np.array([[1.0, 3.0]]), eps=0.0)
+    array([[-1.,  1.]])
+    """
+    u, _ = _standardised(x, eps)
+    y = u if scale is None else u * scale
+    return y if shift is None else y + shift
+
+
+def layer_norm_vjp(
+    x: Array, scale: Array | None, shift: Array | None, g: Array, *, eps: Scalar = 1e-5
+) -> tuple[Array, Array | None, Array | None]:
+    """Cotangents (dx, dscale, dshift); None where the argument is.
+
+    Write s = sqrt(var + eps), c = x - mean, h = g scale (the cotangent of u = c / s), d entries.
+        ds/dc_k = c_k / (d s) = u_k / d        so dL/dc_k = h_k / s - u_k mean(h u) / s
+        c_j = x_j - mean(x)                    so dL/dx_k = dL/dc_k - mean(dL/dc)
+    and mean(u) = 0 leaves dx = (h - mean(h) - u mean(h u)) / s. dscale and dshift add over rows.
+    """
+    u, s = _standardised(x, eps)
+    h = g if scale is None else g * scale
+    mean_h, mean_hu = h.mean(axis=-1, keepdims=True), (h * u).mean(axis=-1, keepdims=True)
+    dx = (h - mean_h - u * mean_hu) / s
+    return dx, _over_rows(scale, g * u), _over_rows(shift, g)
+
+
+def _standardised(x: Array, eps: Scalar) -> tuple[Array, Array]:
+    c = x - x.mean(axis=-1, keepdims=True)
+    s = sqrt((c**2).mean(axis=-1, keepdims=True) + eps)
+    return c / s, s
+
+
+def _over_rows(parameter: Array | None, g: Array) -> Array | None:
+    """The cotangent of a parameter that every row shares."""
+    return None if parameter is None else np.asarray(g.sum(axis=tuple(range(g.ndim - 1))))
+
+
+def rms_norm(x: Array, scale: Array | None = None, *, eps: Scalar = 1e-6) -> Array:
+    """RMS norm y = scale u, u = x / sqrt(mean(x^2) + eps), over the last axis.
+
+    Shapes: x (..., d), scale (d,) -> (..., d) (Zhang, Sennrich 2019, arXiv:1910.07467).
+
+    >>> rms_norm(np.array([[1.0, 7.0]]), eps=0.0)
+    array([[0.2, 1.4]])
+    """
+    u = x / _rms(x, eps)
+    return np.asarray(u if scale is None else u * scale)
+
+
+def rms_norm_vjp(
+    x: Array, scale: Array | None, g: Array, *, eps: Scalar = 1e-6
+) -> tuple[Array, Array | None]:
+    """Cotangents (dx, dscale); dscale is None where scale is.
+
+    As layer_norm without the mean: with h = g scale and s the root mean square, ds/dx_k = u_k / d,
+    so dx = (h - u mean(h u)) / s.
+    """
+    s = _rms(x, eps)
+    u, h = x / s, g if scale is None else g * scale
+    return (h - u * (h * u).mean(axis=-1, keepdims=True)) / s, _over_rows(scale, g * u)
+
+
+def _rms(x: Array, eps: Scalar) -> Any:
+    return sqrt((x**2).mean(axis=-1, keepdims=True) + eps)
+
+
+def norm(
+    x: Array,
+    ord: Any = 2,
+    axis: int | tuple[int, ...] | None = None,
+    *,
+    keepdims: bool = False,
+) -> Any:
+    """(sum |x|^p)^(1/p) with p = ord >= 1, over `axis` (all axes if None).
+
+    ord 1 is the sum of magnitudes, 2 the Euclidean length; 2 over all entries of a matrix is the
+    Frobenius norm.
+
+    >>> float(norm(np.arange(24.0).reshape(2, 3, 4)).round(4))
+    65.7571
+    """
+    if ord == 1:
+        return absolute(x).sum(axis=axis, keepdims=keepdims)
+    if ord == 2:  # the square root of a sum of squares: rounds better than powers do
+        return sqrt((x**2).sum(axis=axis, keepdims=keepdims))
+    return (absolute(x) ** ord).sum(axis=axis, keepdims=keepdims) ** (1 / ord)
+
+
+def norm_vjp(
+    x: Array,
+    g: Any,
+    ord: Any = 2,
+    axis: int | tuple[int, ...] | None = None,
+    *,
+    keepdims: bool = False,
+) -> tuple[Array]:
+    """Cotangent (dx,): g sign(x_k) (|x_k| / n)^(p-1), with n the norm.
+
+    From n^p = sum |x|^p:  p n^(p-1) dn = p |x_k|^(p-1) sign(x_k) dx_k. For p = 2 this is x / n, the
+    unit vector, for p = 1 the sign. Where n = 0 every direction is a steepest one; 0 is chosen, a
+    subgradient, and it is finite. So is it for a single zero when p = 1.
+    """
+    n = norm(x, ord, axis, keepdims=True)
+    n = np.where(n == 0, 1, n)  # all entries are 0 there: so is everything below
+    if ord == 2:
+        slope = x / n
+    else:
+        sign = np.where(greater(x, 0), 1, np.where(greater(0, x), -1, 0))
+        slope = sign if ord == 1 else sign * absolute(x) ** (ord - 1) / n ** (ord - 1)
+    return (np.asarray(slope * (g if keepdims else np.reshape(g, n.shape))),)

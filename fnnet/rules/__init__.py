@@ -1,0 +1,10 @@
+"""What a hand-derived rule is made with: the ground floor, which knows no op."""
+
+from fnnet.rules.arguments import Static as Static
+from fnnet.rules.cotangent import Like as Like
+from fnnet.rules.cotangent import Precision as Precision
+from fnnet.rules.cotangent import accumulator as accumulator
+from fnnet.rules.cotangent import contract as contract
+from fnnet.rules.cotangent import sum_to as sum_to
+from fnnet.rules.plain import plain as plain
+from fnnet.rules.register import register as register

@@ -1,0 +1,117 @@
+"""What a forward and a backward rule are written with: contraction and un-broadcasting.
+
+Both keep one promise of arithmetic: a sum of float16 or bfloat16 products is accumulated in float32
+and rounded once, at the end. A cotangent has the dtype of its primal, so the rounding is the last
+thing that happens to it (`like`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike, DTypeLike
+
+Precision: TypeAlias = (
+    str
+    | jax.lax.Precision
+    | jax.lax.DotAlgorithmPreset
+    | tuple[str, str]
+    | tuple[jax.lax.Precision, jax.lax.Precision]
+    | None
+)
+
+
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class Like:
+    """An array's shape and dtype without its contents: a residual that stores nothing.
+
+    Example:
+        >>> Like.of(jnp.ones((2, 3)))
+        Like(shape=(2, 3), dtype=dtype('float32'))
+    """
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+
+    @staticmethod
+    def of(x: jax.Array) -> Like:
+        """The shape and dtype of `x`."""
+        return Like(jnp.shape(x), jnp.result_type(x))
+
+
+def accumulator(*operands: ArrayLike) -> np.dtype:
+    """The dtype in which sums of products of `operands` are held: at least 32 bits.
+
+    Example:
+        >>> accumulator(jnp.ones(3, "bfloat16"), jnp.ones(3, "bfloat16"))
+        dtype('float32')
+    """
+    dtype = jnp.result_type(*operands)
+    return np.promote_types(dtype, np.float32)
+
+
+def contract(
+    subscripts: str,
+    *operands: jax.Array,
+    like: jax.Array | Like | None = None,
+    dtype: DTypeLike | None = None,
+    precision: Precision = None,
+) -> jax.Array:
+    """`jnp.einsum` that accumulates in `accumulator(*operands)` and casts last.
+
+    Args:
+        subscripts: as in `jnp.einsum`.
+        operands: arrays of floating point or complex dtype.
+        like: the primal whose cotangent this is. It gives the result's dtype.
+        dtype: the result's dtype where there is no `like`; by default the operands' common one.
+        precision: as in `jnp.einsum`; None is the precision in force.
+
+    Example:
+        >>> x, g, w = jnp.ones((5, 2)), jnp.ones((5, 3)), jnp.ones((2, 3))
+        >>> contract("bi,bj->ij", x, g, like=w).shape
+        (2, 3)
+    """
+    if dtype is None:
+        dtype = jnp.result_type(*operands) if like is None else like.dtype
+    out = jnp.einsum(
+        subscripts,
+        *operands,
+        precision=precision,
+        preferred_element_type=accumulator(*operands),
+    )
+    return out.astype(dtype)
+
+
+def sum_to(g: jax.Array, like: jax.Array | Like) -> jax.Array:
+    """Sum `g` over the axes along which `like` was broadcast: the backward of broadcasting.
+
+    Broadcasting reads one element many times, so its cotangent is the sum of what arrives at each
+    of the copies.
+
+    Args:
+        g: the cotangent of the broadcast array.
+        like: the array that was broadcast to g's shape; it gives the result's shape and dtype.
+
+    Raises:
+        ValueError: when `like` does not broadcast to g's shape.
+
+    Example:
+        >>> sum_to(jnp.ones((4, 2, 3)), jnp.ones((2, 1))).tolist()
+        [[12.0], [12.0]]
+    """
+    shape = like.shape
+    extra = g.ndim - len(shape)
+    if extra < 0 or any(n not in (1, m) for n, m in zip(shape, g.shape[extra:], strict=True)):
+        raise ValueError(f"sum_to: like of shape {shape} does not broadcast to g's shape {g.shape}")
+    stretched = tuple(
+        axis for axis in range(g.ndim) if axis < extra or shape[axis - extra] != g.shape[axis]
+    )
+    if not stretched:
+        return g.astype(like.dtype)
+    # jnp.sum adds float16 and bfloat16 up in float32
+    return jnp.sum(g, axis=stretched).reshape(shape).astype(like.dtype)

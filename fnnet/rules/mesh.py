@@ -1,0 +1,63 @@
+"""Meshes, once: what a textbook backward rule needs to be right on several devices.
+
+Inside `jax.shard_map` with `check_vma=True` every value has a type that says over which mesh axes
+it varies from device to device. A weight that is the same on all of them has a cotangent that is
+not: each device has summed over its own share of the batch. The cotangent of the one weight is the
+sum over devices, a `psum`.
+
+On a mesh of explicit axes (`AxisType.Explicit`, what `jax.make_mesh` gives) every contraction must
+know its result's sharding. A backward rule knows it: the cotangent's sharding is its primal's. So
+the rule runs with the axes automatic inside, and its results are given their primals' shardings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from typing import Any
+
+import jax
+from jax.sharding import AxisType
+
+
+def varying_as(ct: jax.Array, primal: Any) -> jax.Array:
+    """`ct` made to vary over just the manual mesh axes that `primal` varies over."""
+    have, want = _varying(jax.typeof(ct)), _varying(primal)
+    if have - want:
+        ct = jax.lax.psum(ct, tuple(sorted(have - want)))
+    if want - have:
+        ct = jax.lax.pcast(ct, tuple(sorted(want - have)), to="varying")
+    return ct
+
+
+def _varying(aval: Any) -> frozenset[str]:
+    return frozenset(aval.manual_axis_type.varying)
+
+
+def explicit_mesh(avals: Sequence[Any]) -> Any:
+    """The mesh with explicit axes that one of `avals` lies on, or None."""
+    for aval in avals:
+        mesh = aval.sharding.mesh
+        if AxisType.Explicit in mesh.axis_types:
+            return mesh
+    return None
+
+
+def with_axes_automatic(
+    f: Callable[..., list[jax.Array]], mesh: Any, like: Sequence[Any]
+) -> Callable[..., list[jax.Array]]:
+    """`f`, whose results are like `like`, run with the explicit axes of `mesh` made automatic."""
+    axes = tuple(
+        name
+        for name, kind in zip(mesh.axis_names, mesh.axis_types, strict=True)
+        if kind is AxisType.Explicit
+    )
+    run = jax.sharding.auto_axes(f, axes=axes, out_sharding=[a.sharding.spec for a in like])
+
+    def in_mesh(*args: Any) -> list[jax.Array]:
+        # a sharded array may be used under jit with no mesh set around it
+        unset = jax.sharding.get_abstract_mesh().empty
+        with jax.sharding.use_abstract_mesh(mesh) if unset else nullcontext():
+            return run(*args)  # type: ignore[no-any-return]
+
+    return in_mesh

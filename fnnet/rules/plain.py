@@ -1,0 +1,160 @@
+"""`plain(f)`: f with every custom derivative rule removed, so that JAX's own rules apply."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, ParamSpec, TypeVar
+
+import jax
+from jax.extend import core
+
+from fnnet.rules.arguments import is_array
+from fnnet.rules.jaxpr import Equation, bind, opened, run
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+# primitive -> the parameter that holds the function as it was written, without its rule
+_CUSTOM = {
+    "custom_vjp_call": "call_jaxpr",
+    "custom_vjp_call_jaxpr": "fun_jaxpr",
+    "custom_jvp_call": "call_jaxpr",
+}
+
+# JAX 0.12 has these as classes, all under the primitive `call_hi_primitive`: a custom rule that is
+# batched as a whole, and `jax.lax.custom_root`, which was a `custom_jvp` before
+_CUSTOM_CLASSES = frozenset({"CustomVJPTraced", "CustomJVPTraced", "CustomRoot"})
+
+
+def plain(f: Callable[P, R]) -> Callable[P, R]:
+    """Remove every `jax.custom_vjp` and `jax.custom_jvp` rule from `f`, at any depth.
+
+    The returned function computes the same values, by the same operations; any derivative of it is
+    JAX's own. So ``jax.grad(f)`` against ``jax.grad(plain(f))`` compares manual with automatic
+    gradients of a whole model, and `jax.jvp`, `jax.jacfwd` and `jax.linearize` work on ``plain(f)``
+    where a `custom_vjp` refuses them. Rules are found under jit, scan, while, cond, switch,
+    checkpoint, vmap, shard_map, and inside the functions of other rules.
+
+    JAX's own custom rules go too, and some are there for a reason: ``plain(jax.nn.relu)`` has the
+    derivative of ``jnp.maximum(x, 0)``, 1/2 at 0, and that of ``plain(jnp.logaddexp)`` is wrong
+    where the two arguments are equal.
+
+    Args:
+        f: a function of pytrees of arrays. Arguments that are not arrays (numbers, strings,
+            functions, shapes) are passed to `f` as they are.
+
+    Returns:
+        A function with the signature of `f`. It traces `f` at every call: put `jax.jit` around it,
+        not inside it, when it is called often.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from fnnet import plain
+        >>> @jax.custom_vjp
+        ... def square(x):
+        ...     return x * x
+        >>> square.defvjp(lambda x: (x * x, x), lambda x, g: (3 * x * g,))  # a wrong rule
+        >>> float(jax.grad(square)(1.0)), float(jax.grad(plain(square))(1.0))
+        (3.0, 2.0)
+    """
+
+    @functools.wraps(f)
+    def without_rules(*args: P.args, **kwargs: P.kwargs) -> R:
+        leaves, tree = jax.tree.flatten((args, kwargs))
+        arrays = [i for i, leaf in enumerate(leaves) if is_array(leaf)]
+
+        def of_arrays(*values: Any) -> R:
+            full = list(leaves)
+            for i, value in zip(arrays, values, strict=True):
+                full[i] = value
+            args_, kwargs_ = jax.tree.unflatten(tree, full)
+            return f(*args_, **kwargs_)
+
+        values = [leaves[i] for i in arrays]
+        jaxpr, shape = jax.make_jaxpr(of_arrays, return_shape=True)(*values)
+        inner, consts = opened(jaxpr)
+        out = run(inner, consts, values, _equation)
+        return jax.tree.unflatten(jax.tree.structure(shape), out)  # type: ignore[no-any-return]
+
+    return without_rules
+
+
+def _equation(eqn: Equation, values: list[Any]) -> Sequence[Any]:
+    """Run `eqn` without the custom rules in it."""
+    if (name := eqn.primitive.name) in _CUSTOM:
+        inner, consts = opened(eqn.params[_CUSTOM[name]])
+        return run(inner, consts, values, _equation)
+    if _is_custom_class(eqn):
+        inner, consts = opened(jax.make_jaxpr(functools.partial(_expanded, eqn))(*values))
+        return run(inner, consts, values, _equation)
+    if not _has_rule(eqn):
+        return bind(eqn, values)
+    if name == "shard_map":
+        return _shard_map(eqn, values)
+    return bind(eqn, values, **{k: _stripped(p) for k, p in eqn.params.items() if _jaxprs(p)})
+
+
+def _is_custom_class(eqn: Equation) -> bool:
+    return type(eqn.params.get("_prim")).__name__ in _CUSTOM_CLASSES
+
+
+def _expanded(eqn: Equation, *values: Any) -> list[Any]:
+    """The function as it was written, of an equation that is of a custom class."""
+    prim = eqn.params["_prim"]
+    return jax.tree.leaves(prim.expand(*jax.tree.unflatten(prim.in_tree, values)))
+
+
+def _stripped(param: Any) -> Any:
+    """The parameter of an equation with each jaxpr in it traced again, without rules."""
+    if isinstance(param, (core.ClosedJaxpr, core.Jaxpr)):
+        inner, consts = opened(param)
+        avals = [v.aval for v in inner.invars]
+        closed = jax.make_jaxpr(lambda *args: run(inner, consts, args, _equation))(*avals)
+        if isinstance(param, core.ClosedJaxpr):
+            return closed
+        # an open jaxpr cannot hold constants, and this one had none to begin with
+        return closed.jaxpr
+    stripped = [_stripped(p) if _jaxprs(p) else p for p in param]
+    return type(param)(*stripped) if hasattr(param, "_fields") else type(param)(stripped)
+
+
+def _shard_map(eqn: Equation, values: list[Any]) -> Sequence[Any]:
+    """Call `jax.shard_map` anew: only inside it are the mesh's axis names bound."""
+    p = eqn.params
+    inner, consts = opened(p["jaxpr"])
+
+    def body(*args: Any) -> tuple[Any, ...]:
+        return tuple(run(inner, consts, args, _equation))
+
+    mapped = jax.shard_map(
+        body,
+        mesh=p["mesh"],
+        in_specs=p["in_specs"],
+        out_specs=tuple(p["out_specs"]),
+        check_vma=p["check_vma"],
+        axis_names=p["newly_manual_axes"],
+    )
+    with eqn.ctx.manager:
+        return mapped(*values)
+
+
+def _jaxprs(param: Any) -> list[Any]:
+    """The jaxprs held by one parameter of an equation."""
+    if isinstance(param, (core.ClosedJaxpr, core.Jaxpr)):
+        return [param]
+    if isinstance(param, (tuple, list)):
+        return [p for p in param if isinstance(p, (core.ClosedJaxpr, core.Jaxpr))]
+    return []
+
+
+def _has_rule(eqn: Equation) -> bool:
+    """Whether a custom rule is in `eqn` or in a function it calls, at any depth."""
+    if eqn.primitive.name in _CUSTOM or _is_custom_class(eqn):
+        return True
+    return any(
+        _has_rule(inner)
+        for param in eqn.params.values()
+        for jaxpr in _jaxprs(param)
+        for inner in opened(jaxpr)[0].eqns
+    )

@@ -1,0 +1,59 @@
+"""Cotangents nobody asked for: dropped from a backward rule, with what only they needed.
+
+A backward rule computes the cotangents of all arguments, but a caller of `jax.grad` wants some.
+Inside `jit` XLA removes the rest; outside of it, and in what a forward pass stores, they would be
+paid for. So the rule is traced once and only the equations that lead to wanted results are kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.extend import core
+
+from fnnet.rules.jaxpr import opened, run
+
+Flat = Callable[..., Sequence[Any]]
+
+
+def prune(f: Flat, *avals: Sequence[Any]) -> tuple[Flat, list[bool]] | None:
+    """Trace ``f(*groups) -> results`` and keep only what its results depend on.
+
+    Args:
+        f: a function of groups (lists) of arrays that returns a list of arrays.
+        avals: for each group, the arrays' types.
+
+    Returns:
+        The function, with the same arguments, and for every array of the first group whether it is
+        used at all; None when `f` cannot be traced (then it must run as it is, and its error, if it
+        has one, belongs to the call that runs it).
+    """
+    groups = [len(group) for group in avals]
+
+    def flat(*args: Any) -> Sequence[Any]:
+        it = iter(args)
+        return f(*[[next(it) for _ in range(n)] for n in groups])
+
+    try:
+        jaxpr, consts = opened(jax.make_jaxpr(flat)(*[a for group in avals for a in group]))
+    except Exception:
+        return None
+    if any(isinstance(c, jax.core.Tracer) for c in consts):
+        return None  # a constant of this trace is out of reach when the rule runs
+
+    needed = {id(v) for v in jaxpr.outvars if not isinstance(v, core.Literal)}
+    kept = []
+    for eqn in reversed(jaxpr.eqns):
+        if eqn.effects or any(id(v) in needed for v in eqn.outvars):
+            kept.append(eqn)
+            needed |= {id(v) for v in eqn.invars if not isinstance(v, core.Literal)}
+    pruned = jaxpr.replace(eqns=kept[::-1])
+
+    def pruned_f(*groups: Sequence[Any]) -> Sequence[Any]:
+        # a result that depends on nothing is a constant of the jaxpr, and no jax.Array yet
+        return [jnp.asarray(x) for x in run(pruned, consts, [a for group in groups for a in group])]
+
+    return pruned_f, [id(v) in needed for v in jaxpr.invars[: groups[0]]]

@@ -1,0 +1,180 @@
+"""`register(forward, fwd, bwd)`: a function whose derivative is the one you derived.
+
+The one seam between hand-written rules and JAX. A rule is written as in a textbook, for one device,
+for one dtype, all cotangents at once; what JAX asks beyond that is done here:
+
+- the cotangent contract (`agreement`): number, structure, shape and dtype, checked;
+- cotangents nobody asked for are not computed, nor is what only they need stored (`prune`);
+- the matmul precision in force around the forward holds in the backward, as in autodiff;
+- replicated arguments under `shard_map`, and meshes with explicit axes (`mesh`);
+- arguments that are not arrays, integer arguments, pytrees, keywords, options.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any, ParamSpec, TypeVar
+
+import jax
+import jax.numpy as jnp
+
+from fnnet.rules.arguments import Arguments
+from fnnet.rules.passes import Pass, Rule
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def register(
+    forward: Callable[P, R],
+    fwd: Callable[..., tuple[Any, Any]],
+    bwd: Callable[..., Sequence[Any]],
+    *,
+    name: str | None = None,
+    static_argnames: Sequence[str] = (),
+) -> Callable[P, R]:
+    """Give `forward` the derivative rule ``(fwd, bwd)``.
+
+    ::
+
+        forward : a, b, ...        -> out
+        fwd     : a, b, ...        -> (out, res)
+        bwd     : res, CT out      -> (CT a, CT b, ...)
+
+    where ``CT a``, the cotangent of `a`, has the structure, shape and dtype of `a`.
+
+    Args:
+        forward: the function, of arrays and pytrees of arrays.
+        fwd: the same value, and what the backward pass needs of it: `res`, any pytree. It calls
+            plain functions, not the registered one: else forward-over-reverse differentiation
+            (`jax.hessian`) meets a rule it cannot pass. Leaves of `res` that are not arrays
+            (numbers, strings, shapes) reach `bwd` as they are.
+        bwd: from `res` and the cotangent of `out` the cotangents of the arguments, a tuple with one
+            entry for every positional parameter of `forward` that is not static. None stands for a
+            zero cotangent, and is what integer, boolean and key arguments get.
+        name: the op's name in messages and in jaxprs; `forward.__name__` by default.
+        static_argnames: positional parameters that are not differentiated and have no cotangent,
+            such as an axis. They, and keyword-only parameters (options), are passed to `bwd` too if
+            it has parameters of their names.
+
+    Returns:
+        The differentiable function, with `forward`'s signature, docstring and name. Grad, vmap,
+        scan, checkpoint, shard_map and second derivatives work; forward-mode differentiation of the
+        function itself does not: use `fnnet.plain`. It is not compiled: put `jax.jit` around it, or
+        around what calls it.
+
+    Raises:
+        TypeError: when called, for a wrong number of cotangents, a wrong structure or dtype, or a
+            derivative asked of a keyword-only argument.
+        ValueError: when called, for a wrong shape.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from fnnet import register
+        >>> def cube(x):
+        ...     return x**3
+        >>> cube = register(cube, lambda x: (x**3, x), lambda x, g: (3 * x**2 * g,))
+        >>> float(jax.grad(cube)(2.0))
+        12.0
+
+    References:
+        JAX, `Custom derivative rules for Python code
+        <https://docs.jax.dev/en/latest/notebooks/Custom_derivative_rules_for_Python_code.html>`_.
+    """
+    name = name or str(getattr(forward, "__name__", "registered"))
+    signature = inspect.signature(forward)
+    if unknown := set(static_argnames) - set(signature.parameters):
+        raise ValueError(
+            f"{name}: static_argnames names {sorted(unknown)}, which forward does not have; "
+            f"its parameters are {list(signature.parameters)}"
+        )
+    rule = Rule(name, forward, fwd, bwd, _accepted(bwd))
+    static = frozenset(static_argnames)
+
+    @functools.wraps(forward)
+    def op(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            bound = signature.bind(*args, **kwargs)
+        except TypeError as e:
+            raise TypeError(f"{name}: {e}; its signature is {name}{signature}") from None
+        bound.apply_defaults()
+        return _call(rule, Arguments(signature, bound, static))  # type: ignore[no-any-return]
+
+    op.__name__ = op.__qualname__ = name
+    return op
+
+
+def _accepted(bwd: Callable[..., Any]) -> frozenset[str]:
+    """The names `bwd` takes beside the residuals and the cotangent."""
+    try:
+        return frozenset(list(inspect.signature(bwd).parameters)[2:])
+    except (TypeError, ValueError):  # some callables tell no signature
+        return frozenset()
+
+
+def _call(rule: Rule, arguments: Arguments) -> Any:
+    """Call the function as a `jax.custom_vjp` of the arrays among its arguments."""
+    passes: list[Pass] = []
+
+    def primal(*operands: Any) -> Any:
+        args, options = arguments.rebuilt(operands)
+        return rule.forward(*args, **options)
+
+    def fwd(*primals: Any) -> tuple[Any, list[Any]]:
+        operands = [p.value for p in primals]
+        wanted = [p.perturbed for p in primals]
+        if any(wanted[arguments.count :]):
+            raise TypeError(
+                f"{rule.name}: a derivative with respect to a keyword-only argument was asked, but "
+                "the rule returns cotangents of positional arguments alone. Make it a positional "
+                "parameter of forward, or pass jax.lax.stop_gradient of it"
+            )
+        args, options = arguments.rebuilt(operands)
+        with arguments.precision():
+            pair = rule.fwd(*args, **options)
+        if not (isinstance(pair, (tuple, list)) and len(pair) == 2):
+            raise TypeError(
+                f"{rule.name}: the forward rule must return a pair (out, res); "
+                f"it returned {type(pair).__name__}"
+            )
+        out, res = pair
+        _same_type(rule.name, out, jax.eval_shape(primal, *operands))
+        known = arguments.static | options
+        taken = {k: known[k] for k in rule.bwd_takes if k in known}
+        this = Pass(rule, arguments, operands, wanted, out, (res, taken))
+        passes.append(this)
+        # The backward pass must find the pass it belongs to. One traced call may be differentiated
+        # in several ways (for x, for w), but JAX keeps one structure of residuals for them all: so
+        # the number travels as a shape, which is as static and is kept with each.
+        number = jnp.zeros((0, len(passes) - 1), bool)
+        return out, [number, *this.release()]
+
+    def bwd(saved: list[jax.Array], g: Any) -> tuple[Any, ...]:
+        number, *residuals = saved
+        this = passes[number.shape[-1]]
+        return this.cotangents(residuals, g)
+
+    primal.__name__, fwd.__name__, bwd.__name__ = rule.name, f"{rule.name}_fwd", f"{rule.name}_bwd"
+    core = jax.custom_vjp(primal)
+    core.defvjp(fwd, bwd, symbolic_zeros=True)
+    return core(*arguments.release())
+
+
+def _same_type(name: str, out: Any, expected: Any) -> None:
+    """Refuse a forward rule whose value has not the structure, shapes and dtypes of forward's."""
+    got: Any = jax.tree.structure(out)
+    want: Any = jax.tree.structure(expected)
+    if got == want:
+        got, want = (", ".join(map(_type, jax.tree.leaves(tree))) for tree in (out, expected))
+        if got == want:
+            return
+    raise TypeError(
+        f"{name}: fwd must return what forward returns, {want}, beside the residuals; "
+        f"it returned {got}"
+    )
+
+
+def _type(x: Any) -> str:
+    return f"{jnp.result_type(x)}[{','.join(map(str, jnp.shape(x)))}]"

@@ -1,0 +1,62 @@
+"""How two results are compared: elementwise, at the scale of their own leaf."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def assert_close(got: Any, want: Any, rtol: float = 1e-12) -> None:
+    """Same structure, shapes, dtypes; every element within rtol of the largest of its leaf."""
+    assert jax.tree.structure(got) == jax.tree.structure(want)
+    for (path, g), w in zip(
+        jax.tree_util.tree_flatten_with_path(got)[0], jax.tree.leaves(want), strict=True
+    ):
+        where = jax.tree_util.keystr(path) or "the result"
+        assert jnp.shape(g) == jnp.shape(w), f"{where}: shape {jnp.shape(g)}, not {jnp.shape(w)}"
+        assert jnp.result_type(g) == jnp.result_type(w), where
+        g, w = np.asarray(g), np.asarray(w)
+        assert (np.isnan(g) == np.isnan(w)).all(), f"{where}: NaN in different places"
+        finite = np.isfinite(w)
+        same = (g == w) | np.isnan(w)
+        assert same[~finite].all(), f"{where}: infinities differ"
+        scale = np.abs(w[finite]).max(initial=0)
+        error = np.abs(g[finite] - w[finite]).max(initial=0)
+        assert error <= rtol * scale, f"{where}: off by {error:.2e} at scale {scale:.2e}"
+
+
+def loss_of(f: Any) -> Any:
+    """A scalar function of f's arguments whose cotangent at f's output is constant nowhere."""
+
+    def loss(*args: jax.Array) -> jax.Array:
+        out = f(*args)
+        if jnp.iscomplexobj(out):
+            return jnp.sum(jnp.sin(out.real) + jnp.cos(2 * out.imag))
+        return jnp.sum(jnp.sin(out))
+
+    return loss
+
+
+def cotangent_like(key: jax.Array, out: Any) -> jax.Array:
+    """A random cotangent of `out`'s shape and dtype."""
+    return jax.random.normal(key, out.shape, out.dtype)
+
+
+def equations(jaxpr: Any) -> Any:
+    """Every equation of a jaxpr, those of inner functions too."""
+    for eqn in getattr(jaxpr, "jaxpr", jaxpr).eqns:
+        yield eqn
+        for inner in jax.extend.core.jaxprs_in_params(eqn.params):
+            yield from equations(inner)
+
+
+def dots(f: Any, *args: Any) -> list[str]:
+    """The precision of every matrix product in `f`, traced at `args`."""
+    return sorted(
+        str(eqn.params["precision"])
+        for eqn in equations(jax.make_jaxpr(f)(*args))
+        if eqn.primitive.name == "dot_general"
+    )

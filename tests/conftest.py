@@ -1,0 +1,33 @@
+"""Strict numerics for every test, and eight virtual devices."""
+
+import os
+
+# before jax is imported: devices are counted once
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+)
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+import hypothesis
+import jax
+import pytest
+
+jax.config.update("jax_enable_x64", True)
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+# compiling takes its time, and a shared machine more
+hypothesis.settings.register_profile(
+    "fnnet",
+    deadline=None,
+    max_examples=25,
+    derandomize=True,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
+hypothesis.settings.load_profile("fnnet")
+
+
+@pytest.fixture
+def key() -> jax.Array:
+    return jax.random.key(20_261_121)

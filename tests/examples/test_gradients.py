@@ -1,0 +1,133 @@
+"""The table of manual against automatic gradients: right on right rules, and not on wrong ones."""
+
+import gradients
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import fnnet
+from fnnet import backprop
+
+SIZES = (20, 12, 3)
+
+
+@pytest.fixture(scope="module")
+def case():
+    params = backprop.init_mlp(jax.random.key(0), SIZES)
+    rng = np.random.default_rng(0)
+    x = rng.random((40, SIZES[0]), np.float32)
+    y = np.eye(SIZES[-1], dtype=np.float32)[rng.integers(0, SIZES[-1], 40)]
+    return params, x, y
+
+
+def compare(case, loss=backprop.loss, manual=backprop.forward_and_backward):
+    return gradients.compare(loss, manual, *case)
+
+
+@pytest.fixture(scope="module")
+def rows(case):
+    return compare(case)
+
+
+def test_every_leaf_in_both_dtypes(rows):
+    leaves = ["loss", *(f"{layer}.{name}" for layer in range(2) for name in "wb")]
+    assert [(row.leaf, row.dtype) for row in rows] == [
+        (leaf, dtype) for dtype in ("float32", "float64") for leaf in leaves
+    ]
+    assert [row.shape for row in rows[:3]] == [(), (20, 12), (12,)]
+    assert all(row.ok for row in rows)
+    assert all(row.relative <= 1e-12 for row in rows if row.dtype == "float64")
+    assert all(row.scale > 0 for row in rows)
+
+
+def test_scale_is_the_largest_entry_of_the_automatic_gradient(case, rows):
+    params, x, y = case
+    grads = jax.grad(fnnet.plain(backprop.loss))(params, x, y)
+    for row, g in zip(rows[1:], jax.tree.leaves(grads), strict=False):
+        np.testing.assert_allclose(row.scale, np.max(np.abs(g)), rtol=1e-5)
+
+
+def wrong_loss(factor: float, b_only: bool = False):
+    """The same values, with a lin whose rule is off by `factor`."""
+
+    def forward(x, w, b):
+        return x @ w + b[None]
+
+    def bwd(res, g):
+        x, w = res
+        k = jnp.asarray(factor, g.dtype)
+        dw = x.T @ g
+        return g @ w.T, dw if b_only else k * dw, k * g.sum(0)
+
+    lin = fnnet.register(forward, lambda x, w, b: (forward(x, w, b), (x, w)), bwd, name="lin")
+
+    def loss(params, x, y):
+        (w1, b1), (w2, b2) = params
+        return fnnet.mse(lin(fnnet.relu(lin(x, w1, b1)), w2, b2), y)
+
+    return loss
+
+
+@pytest.mark.parametrize("factor", [-1.0, 0.0, 1.001])
+def test_a_wrong_rule_is_seen_in_both_dtypes(case, factor):
+    rows = compare(case, wrong_loss(factor))
+    for row in rows:
+        assert row.ok == (row.leaf == "loss"), row
+        if row.leaf != "loss":
+            np.testing.assert_allclose(row.relative, abs(factor - 1), rtol=1e-2)
+
+
+def test_only_the_wrong_leaves_are_named(case):
+    rows = compare(case, wrong_loss(2.0, b_only=True))
+    assert {row.leaf for row in rows if not row.ok} == {"0.b", "1.b"}
+
+
+def test_in_float64_a_small_mistake_is_seen(case):
+    wrong = {row.dtype for row in compare(case, wrong_loss(1 + 1e-10)) if not row.ok}
+    assert wrong == {"float64"}
+
+
+def test_a_wrong_manual_pass_is_seen(case):
+    def manual(params, x, y):
+        loss, grads = backprop.forward_and_backward(params, x, y)
+        return loss, [*grads[:-1], grads[-1]._replace(b=grads[-1].b + jnp.ones((), loss.dtype))]
+
+    rows = compare(case, manual=manual)
+    assert {row.leaf for row in rows if not row.ok} == {"1.b"}
+    assert all(row.by_rules <= row.bound * row.scale for row in rows)
+
+
+def test_nan_is_no_agreement(case):
+    params, x, y = case
+    x = np.full_like(x, np.nan)
+    assert not any(row.ok for row in compare((params, x, y)) if not row.leaf.endswith("b"))
+
+
+def test_gradients_that_are_all_zero_agree(case):
+    """Zero weights: nothing reaches the first layer, and there is no scale to compare with."""
+    _, x, y = case
+    rows = compare((backprop.init_mlp(jax.random.key(0), SIZES, fnnet.init.zeros), x, y))
+    assert rows[1].scale == 0
+    assert rows[1].relative == 0
+    assert all(row.ok for row in rows)
+
+
+@pytest.mark.parametrize("x64", [False, True])
+def test_the_configuration_is_as_before(case, x64):
+    with jax.enable_x64(x64):
+        compare(case)
+        assert jax.config.jax_enable_x64 is x64
+        assert jnp.ones(1, float if x64 else jnp.float32).dtype == ("f8" if x64 else "f4")
+        assert jax.config.jax_default_matmul_precision is None
+
+
+def test_table(case):
+    text = gradients.table(compare(case, wrong_loss(2.0)))
+    head, *lines = text.splitlines()
+    assert head.split() == [*gradients.HEAD[:5], "by", "hand", *gradients.HEAD[6:8]]
+    assert len(lines) == 10
+    assert lines[0].endswith("ok")
+    assert lines[1].endswith("WRONG")
+    assert lines[1].split()[:3] == ["0.w", "20x12", "float32"]
+    assert max(map(len, text.splitlines())) <= 100

@@ -1,0 +1,94 @@
+"""Where ops break: nothing to compute on, one of a thing, huge, tiny, NaN and infinite numbers."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import fnnet
+from tests.cases import Case, each_case
+from tests.compare import assert_close, cotangent_like, loss_of
+
+
+@each_case(where=lambda case: any(axis is not None for axis in case.batch))
+def test_empty_batch(case: Case, key):
+    args = [
+        a if axis is None else jax.lax.slice_in_dim(a, 0, 0, axis=axis)
+        for a, axis in zip(case.args(key), case.batch, strict=True)
+    ]
+    out = case.op(*args)
+    assert out.shape == jax.eval_shape(case.plain, *args).shape
+    assert not jnp.isnan(out).any()
+    for ct, arg in zip(
+        jax.grad(loss_of(case.op), tuple(range(len(args))))(*args), args, strict=True
+    ):
+        assert ct.shape == arg.shape
+        assert (ct == 0).all()
+
+
+def test_empty_inner_axis():
+    """A sum of nothing is 0."""
+    x, w, b = jnp.ones((3, 0)), jnp.ones((0, 2)), jnp.array([1.0, 2.0])
+    assert fnnet.lin(x, w, b).tolist() == [[1, 2]] * 3
+    dx, dw, db = jax.grad(lambda *a: fnnet.lin(*a).sum(), (0, 1, 2))(x, w, b)
+    assert (dx.shape, dw.shape, db.tolist()) == ((3, 0), (0, 2), [3, 3])
+    assert fnnet.matmul(x, w).tolist() == [[0, 0]] * 3
+
+
+@each_case(where=lambda case: any(axis is not None for axis in case.batch))
+def test_batch_of_one(case: Case, key):
+    args = [
+        a if axis is None else jax.lax.slice_in_dim(a, 0, 1, axis=axis)
+        for a, axis in zip(case.args(key), case.batch, strict=True)
+    ]
+    n = tuple(range(len(args)))
+    assert_close(jax.grad(loss_of(case.op), n)(*args), jax.grad(loss_of(case.plain), n)(*args))
+
+
+@pytest.mark.parametrize("scale", [1e-150, 1e-8, 1e8, 1e100])
+@each_case()
+def test_huge_and_tiny(case: Case, scale, key):
+    args = [a * scale for a in case.args(key)]
+    out, vjp = jax.vjp(case.op, *args)
+    want, plain_vjp = jax.vjp(case.plain, *args)
+    assert_close(out, want)
+    g = cotangent_like(jax.random.key(1), out)
+    assert_close(vjp(g), plain_vjp(g))
+
+
+@pytest.mark.parametrize("poison", [np.nan, np.inf, -np.inf])
+@each_case()
+def test_nan_and_inf_pass_as_in_the_plain_function(case: Case, poison, key):
+    for number in range(len(case.shapes)):
+        args = case.args(key)
+        args[number] = args[number].at[(0,) * args[number].ndim].set(poison)
+        out, vjp = jax.vjp(case.op, *args)
+        want, plain_vjp = jax.vjp(case.plain, *args)
+        assert_close(out, want)
+        g = cotangent_like(jax.random.key(1), out)
+        assert_close(vjp(g), plain_vjp(g))
+        # and a NaN that comes from above
+        g = g.at[(0,) * g.ndim].set(jnp.nan)
+        assert_close(vjp(g), plain_vjp(g))
+
+
+def test_relu_at_zero_and_at_nan():
+    x = jnp.array([-1.0, -0.0, 0.0, 1e-300, jnp.nan, jnp.inf, -jnp.inf])
+    np.testing.assert_array_equal(fnnet.relu(x), [0, 0, 0, 1e-300, np.nan, np.inf, 0])
+    np.testing.assert_array_equal(jax.vmap(jax.grad(fnnet.relu))(x), [0, 0, 0, 1, 0, 1, 0])
+
+
+def test_half_precision_keeps_small_gradients():
+    """2/n d g in float16 would be 0 for g = 1e-6 and n = 4096 if it were not computed in float32."""
+    pred = jnp.full((4096,), 100.0, "float16")
+    ct = jax.vjp(fnnet.mse, pred, 0 * pred)[1](jnp.float16(1e-4))[0]
+    assert float(ct[0]) == pytest.approx(2 / 4096 * 100 * 1e-4, rel=0.02)
+
+
+def test_python_scalars_and_numpy_arrays():
+    assert float(fnnet.relu(-2.0)) == 0
+    assert float(jax.grad(fnnet.relu)(3.0)) == 1
+    assert float(fnnet.mse(3.0, 1.0)) == 4
+    assert fnnet.lin(np.ones((2, 3)), np.ones((3, 4)), np.ones(4)).tolist() == [[4.0] * 4] * 2
+    x = jnp.ones((2, 3))
+    assert fnnet.lin(x=x, w=x.T).shape == (2, 2)

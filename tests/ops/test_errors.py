@@ -1,0 +1,128 @@
+"""What is wrong is said: the op, the argument, what was wanted, what came, what to do."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import fnnet
+from fnnet import lin, matmul, mse, relu
+
+F = jnp.ones
+I = np.ones((2, 3), int)  # noqa: E741
+
+WRONG = {
+    "lin: inner sizes": (
+        lambda: lin(F((5, 3)), F((4, 2))),
+        ValueError,
+        r"lin: the last axis of x .*n_in = 4.*\(5, 3\).*\(4, 2\)",
+    ),
+    "lin: transposed": (lambda: lin(F((5, 3)), F((2, 3))), ValueError, r"pass w\.T"),
+    "lin: weights no matrix": (
+        lambda: lin(F((5, 3)), F(3)),
+        ValueError,
+        r"lin: w must have shape \(n_in, n_out\); got shape \(3,\)",
+    ),
+    "lin: bias of one": (
+        lambda: lin(F((5, 3)), F((3, 2)), F(1)),
+        ValueError,
+        r"lin: b must have shape \(n_out,\) = \(2,\); got shape \(1,\)",
+    ),
+    "lin: bias a matrix": (
+        lambda: lin(F((5, 3)), F((3, 2)), F((5, 2))),
+        ValueError,
+        r"lin: b must have shape",
+    ),
+    "lin: scalar": (lambda: lin(F(()), F((3, 2))), ValueError, r"lin: the last axis of x"),
+    "lin: integers": (
+        lambda: lin(I, F((3, 2))),
+        TypeError,
+        r"lin: x must be an array of floating .* got int64\[2,3\].*astype",
+    ),
+    "lin: booleans": (
+        lambda: lin(F((2, 3)), np.ones((3, 2), bool)),
+        TypeError,
+        r"lin: w .*got bool\[3,2\]",
+    ),
+    "lin: a list": (
+        lambda: lin([[1.0, 2.0]], F((2, 2))),
+        TypeError,
+        r"lin: x .* got a list.*jnp\.asarray",
+    ),
+    "lin: a string": (
+        lambda: lin("x", F((2, 2))),
+        TypeError,
+        r"lin: x must be an array; got 'x', a str",
+    ),
+    "lin: None": (lambda: lin(None, F((2, 2))), TypeError, r"lin: x .*got None"),
+    "lin: w forgotten": (
+        lambda: lin(F((2, 2))),
+        TypeError,
+        r"lin: missing a required argument: 'w'.*lin\(x, w, b=None",
+    ),
+    "lin: unknown keyword": (
+        lambda: lin(F((2, 2)), F((2, 2)), bias=F(2)),
+        TypeError,
+        r"lin: got an unexpected keyword argument 'bias'",
+    ),
+    "lin: precision an array": (
+        lambda: lin(F((2, 2)), F((2, 2)), precision=F(2)),
+        TypeError,
+        r"lin: precision must be known",
+    ),
+    "lin: precision unknown": (
+        lambda: lin(F((2, 2)), F((2, 2)), precision="most"),
+        ValueError,
+        r"[Pp]recision",
+    ),
+    "matmul: inner sizes": (
+        lambda: matmul(F((5, 3)), F((4, 2))),
+        ValueError,
+        r"matmul: the last axis of a must equal the last but one axis of b; got shapes \(5, 3\) and \(4, 2\)",
+    ),
+    "matmul: vectors": (lambda: matmul(F(3), F(4)), ValueError, r"matmul: .*the length of b"),
+    "matmul: scalar": (
+        lambda: matmul(2.0, F(4)),
+        ValueError,
+        r"matmul: a and b must have at least one axis.*Multiply by a scalar with \*",
+    ),
+    "matmul: batch axes": (
+        lambda: matmul(F((2, 3, 4)), F((3, 4, 5))),
+        ValueError,
+        r"matmul: the batch axes \(2,\) of a and \(3,\) of b",
+    ),
+    "matmul: integers": (lambda: matmul(I, I.T), TypeError, r"matmul: a must be"),
+    "relu: complex": (
+        lambda: relu(F(2, complex)),
+        TypeError,
+        r"relu: x must be an array of real .* got complex128\[2\].*real part",
+    ),
+    "relu: integers": (lambda: relu(np.arange(3)), TypeError, r"relu: x .*int64\[3\]"),
+    "relu: Python integer": (lambda: relu(3), TypeError, r"relu: x must be"),
+    "mse: broadcast columns": (
+        lambda: mse(F((4, 1)), F((4, 4))),
+        ValueError,
+        r"mse: pred must have targ's shape \(4, 4\), or \(4, 4, 1\); got \(4, 1\)",
+    ),
+    "mse: row against column": (lambda: mse(F(4), F((4, 1))), ValueError, r"mse: .*got \(4,\)"),
+    "mse: one target": (lambda: mse(F(4), 1.0), ValueError, r"mse: "),
+    "mse: integer targets": (lambda: mse(F(4), np.arange(4)), TypeError, r"mse: targ must be"),
+    "mse: complex": (
+        lambda: mse(F(4, complex), F(4)),
+        TypeError,
+        r"mse: pred must be an array of real",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+@pytest.mark.parametrize("compiled", [False, True])
+def test_wrong_arguments(name, compiled):
+    call, error, message = WRONG[name]
+    with pytest.raises(error, match=message):
+        jax.jit(call)() if compiled else call()
+
+
+def test_a_derivative_of_wrong_arguments_is_told_alike():
+    with pytest.raises(ValueError, match="lin: the last axis of x"):
+        jax.grad(lambda w: fnnet.lin(F((5, 3)), w).sum())(F((4, 2)))

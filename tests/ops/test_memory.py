@@ -1,0 +1,140 @@
+"""What a gradient stores and needs: never more than autodiff. These figures are exact."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.ad_checkpoint import checkpoint_policies
+
+import fnnet
+from tests.cases import Case, each_case
+from tests.compare import loss_of
+
+POLICIES = [
+    "nothing_saveable",
+    "dots_saveable",
+    "dots_with_no_batch_dims_saveable",
+    "everything_saveable",
+]
+
+
+def stored(f, *args) -> int:
+    """The bytes a forward pass keeps for its backward pass, beside what it was given."""
+    jaxpr = jax.make_jaxpr(lambda *a: jax.tree.leaves(jax.vjp(f, *a)[1]))(*args)
+    inner = getattr(jaxpr, "jaxpr", jaxpr)
+    kept = {v for v in inner.outvars if not isinstance(v, jax.extend.core.Literal)}
+    given = {*inner.invars, *inner.constvars}
+    return sum(v.aval.size * v.aval.dtype.itemsize for v in kept - given)
+
+
+def temp(f, *args) -> int:
+    """The bytes of scratch memory the compiled function allocates."""
+    return jax.jit(f).lower(*args).compile().memory_analysis().temp_size_in_bytes
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@each_case()
+def test_temporary_memory_of_the_gradient(case: Case, dtype, key):
+    args = case.args(key, dtype, big=True)
+    n = tuple(range(len(args)))
+    hand, auto = (jax.grad(loss_of(f), n) for f in (case.op, fnnet.plain(case.op)))
+    assert temp(hand, *args) <= temp(auto, *args)
+
+
+@each_case()
+def test_stored_bytes_for_every_choice_of_arguments(case: Case, key):
+    args = case.args(key)
+    for count in range(1, len(args) + 1):
+        for n in itertools.combinations(range(len(args)), count):
+
+            def of_some(f, n=n):
+                def g(*some):
+                    it = iter(some)
+                    return f(*[next(it) if i in n else a for i, a in enumerate(args)])
+
+                return g
+
+            some = [args[i] for i in n]
+            assert stored(of_some(case.op), *some) <= stored(of_some(case.plain), *some), n
+
+
+def _mlp(lin, relu, mse):
+    def loss(params, x, y):
+        for w, b in params[:-1]:
+            x = relu(lin(x, w, b))
+        return mse(lin(x, *params[-1]), y)
+
+    return loss
+
+
+def _mlp_args(key, n=64, sizes=(128, 128, 128, 128, 1)):
+    keys = jax.random.split(key, len(sizes) + 1)
+    params = [
+        (jax.random.normal(k, (i, o), "float32"), jnp.zeros(o, "float32"))
+        for k, i, o in zip(keys, sizes, sizes[1:], strict=False)
+    ]
+    x, y = (
+        jax.random.normal(k, s, "float32")
+        for k, s in zip(keys[-2:], ((n, sizes[0]), (n,)), strict=True)
+    )
+    return params, x, y
+
+
+HAND = _mlp(fnnet.lin, fnnet.relu, fnnet.mse)
+AUTO = _mlp(
+    lambda x, w, b: x @ w + jnp.broadcast_to(b, (len(x), len(b))),
+    jax.nn.relu,
+    lambda p, t: jnp.mean((p.reshape(t.shape) - t) ** 2),
+)
+
+
+def test_mlp_memory(key):
+    args = _mlp_args(key)
+    assert temp(jax.grad(HAND), *args) <= temp(jax.grad(AUTO), *args)
+
+
+def test_mlp_stores_one_activation_a_layer(key):
+    """The output of every hidden layer, and the difference pred - targ: nothing else."""
+    params, x, y = _mlp_args(key)
+    hidden = 3 * 64 * 128 * 4
+    difference = 64 * 4
+    assert stored(lambda p: HAND(p, x, y), params) == hidden + difference
+    # autodiff stores a mask beside each, of one byte an element at best
+    assert stored(lambda p: AUTO(p, x, y), params) >= hidden + 3 * 64 * 128 + difference
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_checkpoint_policies_store_no_more(policy, key):
+    params, x, y = _mlp_args(key)
+    policy = getattr(checkpoint_policies, policy)
+    hand, auto = (
+        stored(lambda p, f=f: jax.checkpoint(f, policy=policy)(p, x, y), params)
+        for f in (HAND, AUTO)
+    )
+    assert hand <= auto
+
+
+def test_scan_over_blocks_stores_two_activations_a_block(key):
+    """The input of each layer of a block lin, relu, lin; autodiff's relu adds a mask."""
+    w = jax.random.normal(key, (5, 2, 32, 32), "float32")
+    x = jnp.ones((16, 32), "float32")
+
+    def deep(lin, relu):
+        def loss(w):
+            return jax.lax.scan(lambda h, w: (lin(relu(lin(h, w[0])), w[1]), None), x, w)[0].sum()
+
+        return loss
+
+    activation = 5 * 16 * 32 * 4
+    assert stored(deep(fnnet.lin, fnnet.relu), w) == 2 * activation + w.nbytes
+    assert stored(deep(lambda x, w: x @ w, jax.nn.relu), w) >= 2.25 * activation + w.nbytes
+
+
+def test_frozen_weights_store_no_activations(key):
+    """For x alone, lin keeps w; the input of each layer, which only dw needs, is let go."""
+    (w, b), *_ = _mlp_args(key)[0]
+    x = jnp.ones((64, 128), "float32")
+    chain = lambda x: fnnet.lin(jnp.sin(fnnet.lin(jnp.sin(x), w, b)), w, b)  # noqa: E731
+    auto = lambda x: jnp.sin(jnp.sin(x) @ w) @ w  # noqa: E731
+    assert stored(chain, x) <= stored(auto, x)

@@ -1,0 +1,254 @@
+"""Every op under every transform of one device. The expectation is autodiff's own answer."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax import lax
+
+import fnnet
+from tests.cases import Case, each_case, each_op
+from tests.compare import assert_close, dots, loss_of
+
+TRANSFORMS = {
+    "grad": lambda f, n: jax.grad(loss_of(f), n),
+    "value_and_grad": lambda f, n: jax.value_and_grad(loss_of(f), n),
+    "jit of grad": lambda f, n: jax.jit(jax.grad(loss_of(f), n)),
+    "grad of jit": lambda f, n: jax.grad(jax.jit(loss_of(f)), n),
+    "jacrev": lambda f, n: jax.jacrev(f, n),
+    "hessian": lambda f, n: jax.hessian(loss_of(f), n),
+    "jacrev of grad": lambda f, n: jax.jacrev(jax.grad(loss_of(f), n), n),
+    "grad of grad": lambda f, n: jax.grad(_norm_of(jax.grad(loss_of(f), n)), n),
+    "hessian-vector product": lambda f, n: _hvp(f, n),
+    "checkpoint": lambda f, n: jax.grad(jax.checkpoint(loss_of(f)), n),
+    "jit of checkpoint": lambda f, n: jax.jit(jax.grad(jax.checkpoint(loss_of(f)), n)),
+    "scan, the arguments as constants": lambda f, n: jax.grad(_scan_constants(f), n),
+    "scan, the arguments as xs": lambda f, n: jax.grad(_scan_xs(f), n),
+    "scan, the arguments as carry": lambda f, n: jax.grad(_scan_carry(f), n),
+    "checkpoint in scan": lambda f, n: jax.grad(_scan_constants(jax.checkpoint(f)), n),
+    "cond": lambda f, n: jax.grad(_cond(f), n),
+    "switch": lambda f, n: jax.jit(jax.grad(_switch(f), n)),
+    "while, forward": lambda f, n: jax.jit(_while(f)),
+    "fori, reverse": lambda f, n: jax.grad(_fori(f), n),
+    "vjp of stop_gradient": lambda f, n: jax.grad(loss_of(lambda *a: f(*map(_half, a))), n),
+    "no jit": lambda f, n: _disable_jit(jax.grad(loss_of(f), n)),
+}
+
+EAGER = ("grad", "grad of jit", "checkpoint", "no jit")
+
+
+def _half(x):
+    return x + lax.stop_gradient(x)
+
+
+def _norm_of(f):
+    return lambda *args: sum(jnp.sum(jnp.sin(leaf)) for leaf in jax.tree.leaves(f(*args)))
+
+
+def _hvp(f, n):
+    def product(*args):
+        # forward over reverse, along the ones
+        return jax.jvp(jax.grad(loss_of(f), n), args, tuple(map(jnp.ones_like, args)))
+
+    return product
+
+
+def _scan_constants(f):
+    def loss(*args):
+        def step(total, scale):
+            return total + scale * loss_of(f)(*args), None
+
+        return lax.scan(step, jnp.zeros(()), jnp.arange(1.0, 4.0))[0]
+
+    return loss
+
+
+def _scan_xs(f):
+    def loss(*args):
+        stacked = [jnp.stack([a, 2 * a]) for a in args]
+        return lax.scan(lambda total, xs: (total + loss_of(f)(*xs), None), jnp.zeros(()), stacked)[
+            0
+        ]
+
+    return loss
+
+
+def _scan_carry(f):
+    def loss(*args):
+        def step(carry, _):
+            value = loss_of(f)(*carry)
+            return [a * jnp.cos(value) for a in carry], value
+
+        return lax.scan(step, list(args), None, length=3)[1].sum()
+
+    return loss
+
+
+def _cond(f):
+    return lambda *args: lax.cond(args[0].sum() > 0, loss_of(f), lambda *a: -loss_of(f)(*a), *args)
+
+
+def _switch(f):
+    branches = [lambda *a: a[0].sum(), loss_of(f), lambda *a: 2 * loss_of(f)(*a)]
+    return lambda *args: lax.switch(1 + (args[0].sum() > 0).astype(int), branches, *args)
+
+
+def _while(f):
+    def loop(*args):
+        def step(state):
+            i, total = state
+            return i + 1, total + loss_of(f)(*args)
+
+        return lax.while_loop(lambda s: s[0] < 3, step, (0, jnp.zeros(())))
+
+    return loop
+
+
+def _fori(f):
+    return lambda *args: lax.fori_loop(
+        0, 3, lambda i, total: jnp.sin(total) + loss_of(f)(*args), jnp.zeros(())
+    )
+
+
+def _disable_jit(f):
+    def run(*args):
+        with jax.disable_jit():
+            return f(*args)
+
+    return run
+
+
+@pytest.mark.parametrize("transform", TRANSFORMS)
+@each_op()
+def test_transform(case: Case, transform, key):
+    args = case.args(key)
+    n = tuple(range(len(args)))
+    make = TRANSFORMS[transform]
+    # compiled around, as compiling one program is faster than dispatching its parts
+    run = (lambda f: f) if transform in EAGER else jax.jit
+    assert_close(run(make(case.op, n))(*args), run(make(case.plain, n))(*args))
+
+
+@each_case()
+def test_vmap_over_each_argument_and_axis(case: Case, key):
+    args = case.args(key)
+    n = tuple(range(len(args)))
+
+    def everywhere(f, *args):
+        found = {}
+        for number, arg in enumerate(args):
+            for axis in range(-arg.ndim - 1, arg.ndim + 1):
+                batched = list(args)
+                batched[number] = jnp.stack([arg, jnp.cos(arg), -arg], axis=axis)
+                axes = [axis if i == number else None for i in n]
+                found[number, axis] = [
+                    jax.vmap(f, axes)(*batched),
+                    jax.vmap(jax.grad(loss_of(f), n), axes)(*batched),
+                    jax.grad(_norm_of(jax.vmap(f, axes)), n)(*batched),
+                ]
+        return found
+
+    run = jax.jit(everywhere, static_argnums=0)
+    assert_close(run(case.op, *args), run(case.plain, *args))
+
+
+@each_op()
+def test_vmap_over_all_arguments_twice_and_out_axes(case: Case, key):
+    args = [jnp.stack([jnp.stack([a, -a]), jnp.stack([2 * a, jnp.sin(a)])]) for a in case.args(key)]
+    n = tuple(range(len(args)))
+    for make in (
+        lambda f: jax.jit(jax.vmap(jax.vmap(jax.grad(loss_of(f), n)), out_axes=-1)),
+        lambda f: jax.jit(jax.vmap(jax.vmap(jax.hessian(loss_of(f), 0)))),
+    ):
+        assert_close(make(case.op)(*args), make(case.plain)(*args))
+
+
+@each_case()
+def test_every_choice_of_arguments_to_differentiate(case: Case, key):
+    """Right cotangents for each choice; and no more matrix products than autodiff, jitted or not."""
+    args = case.args(key)
+    for count in range(1, len(args) + 1):
+        for n in itertools.combinations(range(len(args)), count):
+            hand, auto = (jax.grad(loss_of(f), n) for f in (case.op, case.plain))
+            assert_close(jax.jit(hand)(*args), jax.jit(auto)(*args))
+            assert len(dots(hand, *args)) <= len(dots(auto, *args)), n
+            assert len(dots(jax.jit(hand), *args)) <= len(dots(jax.jit(auto), *args)), n
+
+
+@each_op()
+def test_one_compiled_function_differentiated_in_two_ways_at_once(case: Case, key):
+    """JAX keeps one trace for both; each backward pass must find its own residuals."""
+    args = case.args(key)
+    shared = jax.jit(loss_of(case.op))
+    pulls = [
+        jax.vjp(lambda a, i=i: shared(*[a if i == j else b for j, b in enumerate(args)]), args[i])[
+            1
+        ]
+        for i in range(len(args))
+    ]
+    want = jax.grad(loss_of(case.plain), tuple(range(len(args))))(*args)
+    one = jnp.ones(())
+    for pull, ct in [*zip(pulls, want, strict=True)][::-1]:
+        assert_close(pull(one)[0], ct)
+
+
+@pytest.mark.parametrize("where", ["around the forward", "around all", "none", "inside jit"])
+@each_op()
+def test_matmul_precision_as_autodiff(case: Case, where, key):
+    """Every product of the backward pass has the precision set where the forward ran."""
+    args = case.args(key, "float32")
+
+    def precisions(f):
+        if where == "none":
+            out, vjp = jax.vjp(f, *args)
+            with jax.default_matmul_precision("highest"):  # too late to matter
+                return dots(vjp, out)
+        if where == "around the forward":
+            with jax.default_matmul_precision("highest"):
+                out, vjp = jax.vjp(f, *args)
+            return dots(vjp, out)
+
+        def inside(*a):
+            with jax.default_matmul_precision("highest"):
+                return f(*a)
+
+        run = jax.jit(inside) if where == "inside jit" else inside
+        return dots(jax.grad(loss_of(run), tuple(range(len(args)))), *args)
+
+    hand, auto = precisions(case.op), precisions(case.plain)
+    assert set(hand) <= set(auto)
+    assert len(hand) <= len(auto)
+    if auto and where != "none":
+        assert "HIGHEST" in str(hand)
+
+
+def test_precision_argument_reaches_every_product(key):
+    x, w = jax.random.normal(key, (3, 4), "float32"), jnp.ones((4, 5), "float32")
+    for op in (fnnet.lin, fnnet.matmul):
+        for precision in ("highest", lax.Precision.HIGHEST, ("highest", "highest")):
+
+            def loss(x, w, op=op, precision=precision):
+                return op(x, w, precision=precision).sum()
+
+            found = dots(jax.grad(loss, (0, 1)), x, w)
+            assert len(found) == 3
+            assert all("HIGHEST" in p and "DEFAULT" not in p for p in found)
+
+
+def test_forward_mode_is_refused_and_plain_allows_it(key):
+    x = jax.random.normal(key, (3,))
+    with pytest.raises(TypeError, match="forward-mode"):
+        jax.jvp(fnnet.relu, (x,), (x,))
+    assert_close(jax.jvp(fnnet.plain(fnnet.relu), (x,), (x,))[1], jnp.maximum(x, 0))
+
+
+@each_op()
+def test_forward_mode_through_plain(case: Case, key):
+    args = tuple(case.args(key))
+    hand = jax.jvp(fnnet.plain(case.op), args, args)
+    assert_close(hand, jax.jvp(case.plain, args, args))
+    assert_close(
+        jax.jacfwd(fnnet.plain(case.op))(*args),
+        jax.jacfwd(case.plain)(*args),
+    )

@@ -1,0 +1,528 @@
+"""What a registered function may be called with, and what its rule may return and keep."""
+
+import dataclasses
+import functools
+import inspect
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+from fnnet.rules import Like, Static, register
+from tests.rules.textbook import agree, arguments, auto, same
+
+
+class Pair(NamedTuple):
+    a: jax.Array
+    b: jax.Array | None
+
+
+@functools.partial(jax.tree_util.register_dataclass, data_fields=["w"], meta_fields=["kind"])
+@dataclasses.dataclass
+class Layer:
+    w: jax.Array
+    kind: str
+
+
+@jax.tree_util.register_pytree_node_class
+class Opaque:
+    """A pytree without ==."""
+
+    def __init__(self, a):
+        self.a = a
+
+    def tree_flatten(self):
+        return (self.a,), None
+
+    @classmethod
+    def tree_unflatten(cls, _, children):
+        return cls(*children)
+
+
+def scaled(x, s, *, times=1, mode="mul"):
+    """x times s.
+
+    A docstring.
+    """
+    return x * s * times if mode == "mul" else x / s
+
+
+def scaled_fwd(x, s, *, times=1, mode="mul"):
+    return scaled(x, s, times=times, mode=mode), (x, s)
+
+
+def scaled_bwd(res, g, mode, times):
+    x, s = res
+    if mode == "mul":
+        return g * s * times, (g * x).sum() * times
+    return g / s, -(g * x).sum() / s**2
+
+
+registered = register(scaled, scaled_fwd, scaled_bwd)
+X = jnp.arange(1.0, 7.0).reshape(2, 3)
+S = jnp.float64(1.5)
+
+
+def test_identity_is_kept():
+    assert registered.__name__ == "scaled"
+    assert registered.__doc__ == scaled.__doc__
+    assert registered.__module__ == scaled.__module__
+    assert inspect.signature(registered) == inspect.signature(scaled)
+    named = register(scaled, scaled_fwd, scaled_bwd, name="another")
+    assert named.__name__ == named.__qualname__ == "another"
+    assert "name=another" in str(jax.make_jaxpr(lambda x: named(x, S))(X))
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda f, x, s: f(x, s),
+        lambda f, x, s: f(x, s=s),
+        lambda f, x, s: f(s=s, x=x),
+        lambda f, x, s: f(x, s, times=3),
+        lambda f, x, s: f(x, s, mode="div"),
+        lambda f, x, s: f(x, s, times=jnp.float64(2.0)),
+        lambda f, x, s: f(x, s, times=np.float64(2.0)),
+        lambda f, x, s: f(x, s, times=lax.stop_gradient(s)),
+    ],
+)
+def test_calls(call):
+    def loss(f):
+        return lambda x, s: jnp.sin(call(f, x, s)).sum()
+
+    agree(lambda f: jax.grad(loss(f), (0, 1))(X, S), registered, scaled)
+    agree(lambda f: jax.jit(jax.grad(loss(f), (0, 1)))(X, S), registered, scaled)
+    agree(lambda f: jax.grad(jax.jit(loss(f)), (0, 1))(X, S), registered, scaled)
+
+
+def test_wrong_calls_name_the_op():
+    with pytest.raises(TypeError, match=r"scaled: missing a required argument: 's'.*scaled\(x, s"):
+        registered(X)
+    with pytest.raises(TypeError, match=r"scaled: got an unexpected keyword argument 'huh'"):
+        registered(X, S, huh=1)
+    with pytest.raises(TypeError, match=r"scaled: too many positional arguments"):
+        registered(X, S, 3)
+    with pytest.raises(ValueError, match=r"scaled: static_argnames names \['huh'\].*\['x', 's'"):
+        register(scaled, scaled_fwd, scaled_bwd, static_argnames=("huh",))
+
+
+def test_array_options_reach_the_backward_rule_of_a_traced_call():
+    times = jnp.arange(1.0, 4.0)
+
+    def loss(f):
+        return lambda x, t: jnp.sin(f(x, S, times=t)).sum()
+
+    for make in (
+        lambda f: jax.grad(jax.jit(loss(f)))(X, times[0]),
+        lambda f: jax.vmap(jax.grad(loss(f)), (None, 0))(X, times),
+        lambda f: jax.grad(lambda x: jax.vmap(loss(f), (None, 0))(x, times).sum())(X),
+        lambda f: jax.grad(lambda x: lax.scan(lambda c, t: (loss(f)(x, t) * c, t), S, times)[0])(X),
+        lambda f: jax.grad(jax.checkpoint(loss(f)))(X, times[1]),
+    ):
+        agree(make, registered, scaled)
+
+
+def test_an_option_has_no_derivative():
+    with pytest.raises(TypeError, match=r"scaled: a derivative with respect to a keyword-only"):
+        jax.grad(lambda t: registered(X, S, times=t).sum())(2.0)
+
+
+def test_integer_options_in_a_carry():
+    def forward(x, *, i):
+        return x * i.astype(x.dtype)
+
+    rule = register(
+        forward, lambda x, *, i: (forward(x, i=i), i), lambda i, g: (g * i.astype(g.dtype),)
+    )
+
+    def loss(f):
+        def body(carry, _):
+            x, i = carry
+            return (jnp.sin(f(x, i=i)), i + 1), None
+
+        return lambda x: lax.scan(body, (x, jnp.int32(1)), length=3)[0][0].sum()
+
+    agree(lambda f: jax.grad(loss(f))(X), rule, forward)
+
+
+def test_positional_defaults():
+    def forward(x, w=X, c=None):
+        return x * w if c is None else x * w + c
+
+    rule = register(
+        forward,
+        lambda x, w, c: (forward(x, w, c), (x, w, c)),
+        lambda res, g: (g * res[1], g * res[0], None if res[2] is None else g),
+    )
+    for args in [(X,), (X, X + 1), (X, X, X)]:
+        at = tuple(range(len(args)))
+        agree(
+            lambda f, at=at, args=args: jax.grad(lambda *a: f(*a).sum(), at)(*args), rule, forward
+        )
+
+
+def test_var_positional_and_var_keyword():
+    def forward(first, *rest, **scales):
+        return first * sum(rest) * (scales.get("s", 1.0) + scales.get("t", 0.0))
+
+    def fwd(first, *rest, **scales):
+        return forward(first, *rest, **scales), (first, rest)
+
+    def bwd(res, g, s=1.0, t=0.0):
+        first, rest = res
+        g = g * (s + t)
+        return g * sum(rest), *(g * first for _ in rest)
+
+    rule = register(forward, fwd, bwd)
+    for rest in [(X,), (X, X + 2, X - 1)]:
+        for options in ({}, {"s": 2.0}, {"s": S, "t": 3.0}):
+
+            def grad(f, rest=rest, options=options):
+                at = tuple(range(1 + len(rest)))
+                return jax.grad(lambda *a: jnp.sin(f(*a, **options)).sum(), at)(X, *rest)
+
+            agree(grad, rule, forward)
+    wrong = register(forward, fwd, lambda res, g: (g, g))
+    with pytest.raises(TypeError, match=r"3 cotangent\(s\), \(dfirst, drest\[0\], drest\[1\]\)"):
+        jax.grad(lambda x: wrong(x, X, X).sum())(X)
+
+
+def test_static_arguments():
+    def forward(x, axis, kind, power=2):
+        return (x**power).sum(axis) if kind == "sum" else (x**power).mean(axis)
+
+    def fwd(x, axis, kind, power=2):
+        return forward(x, axis, kind, power), x
+
+    def bwd(x, g, axis, power, kind):
+        n = 1 if kind == "sum" else x.shape[axis[0]]
+        return (jnp.expand_dims(g, axis) * power * x ** (power - 1) / n,)
+
+    rule = register(forward, fwd, bwd, static_argnames=("axis", "kind", "power"))
+    # a static argument need not be hashable
+    for axis, *rest in [([0], "sum", 2), ([1], "mean", 3)]:
+
+        def loss(f, axis=axis, rest=rest):
+            return lambda x: jnp.sin(f(x, axis, *rest)).sum()
+
+        want = jax.grad(loss(lambda x, axis, *rest: forward(x, tuple(axis), *rest)))(X)
+        same(jax.grad(loss(rule))(X), want)
+        same(jax.jit(jax.grad(loss(rule)))(X), want)
+        same(jax.grad(loss(lambda x, a, k, p: rule(x, axis=a, power=p, kind=k)))(X), want)
+    # only x has a cotangent
+    wrong = register(
+        forward, fwd, lambda x, g: (x, None), static_argnames=("axis", "kind", "power")
+    )
+    with pytest.raises(TypeError, match=r"1 cotangent\(s\), \(dx,\)"):
+        jax.grad(lambda x: wrong(x, (0,), "sum").sum())(X)
+
+
+def test_values_that_are_no_arrays_need_no_declaration():
+    def forward(x, activation, mode, n, flag, spec):
+        y = activation(x) * n
+        return y if flag and mode == "on" and spec.shape == (9,) else -y
+
+    rule = register(
+        forward,
+        lambda x, *a: (forward(x, *a), (x, a)),
+        lambda res, g: (
+            jax.vjp(lambda x: forward(x, *res[1]), res[0])[1](g)[0],
+            *(None for _ in res[1]),
+        ),
+    )
+    spec = jax.ShapeDtypeStruct((9,), "float32")
+    for others in [
+        (jnp.sin, "on", 3, True, spec),
+        (jnp.cos, np.str_("off"), 2, False, spec),
+    ]:
+        agree(lambda f, a=others: jax.grad(lambda x: f(x, *a).sum())(X), rule, forward)
+
+
+def test_an_array_after_a_shape():
+    """A `jax.ShapeDtypeStruct` among the arguments is not taken for an array."""
+
+    def forward(x, like, w):
+        return x * w
+
+    rule = register(
+        forward,
+        lambda x, like, w: (x * w, (x, w)),
+        lambda res, g: (g * res[1], None, g * res[0]),
+    )
+    like = jax.ShapeDtypeStruct((2, 3), "float32")
+    got = jax.grad(lambda x, w: rule(x, like, w).sum(), (0, 1))(X, X + 1)
+    same(got, (X + 1, X))
+
+
+def test_integers_booleans_and_keys():
+    def forward(x, index, mask, key):
+        noise = jax.random.normal(key, x.shape[1:])
+        return jnp.where(mask, x[index] + noise, 0.0)
+
+    def fwd(x, index, mask, key):
+        return forward(x, index, mask, key), (Like.of(x), index, mask)
+
+    def bwd(res, g):
+        like, index, mask = res
+        dx = jnp.zeros(like.shape, like.dtype).at[index].add(jnp.where(mask, g, 0.0))
+        return dx, None, np.zeros(mask.shape, jax.dtypes.float0), None
+
+    rule = register(forward, fwd, bwd)
+    index, mask, key = jnp.int32(1), jnp.array([True, False, True]), jax.random.key(3)
+
+    def loss(f):
+        return lambda x, *a: (f(x, *a) ** 2).sum()
+
+    args = (X, index, mask, key)
+    agree(lambda f: jax.grad(loss(f))(*args), rule, forward)
+    agree(lambda f: jax.jit(jax.grad(loss(f)))(*args), rule, forward)
+    agree(lambda f: jax.grad(jax.checkpoint(loss(f)))(*args), rule, forward)
+
+    indices, keys = jnp.array([0, 1, 1]), jax.random.split(key, 3)
+    agree(
+        lambda f: jax.vmap(jax.grad(loss(f)), (None, 0, None, 0))(X, indices, mask, keys),
+        rule,
+        forward,
+    )
+
+    def scanned(f):
+        def body(key, index):
+            return jax.random.split(key)[0], jax.grad(loss(f))(X, index, mask, key)
+
+        return lax.scan(body, key, indices)[1]
+
+    agree(scanned, rule, forward)
+    got = jax.grad(loss(rule), argnums=(0, 1), allow_int=True)(X, index, mask, key)
+    assert got[1].dtype == jax.dtypes.float0
+
+
+def test_complex_arguments():
+    def forward(x, w):
+        return x @ w
+
+    rule = register(
+        forward, lambda x, w: (x @ w, (x, w)), lambda res, g: (g @ res[1].T, res[0].T @ g)
+    )
+    x, w = lax.complex(X, X[::-1]), lax.complex(X, X - 2).T
+
+    def loss(f):
+        return lambda x, w: (jnp.abs(f(x, w)) ** 2).sum()
+
+    agree(lambda f: jax.grad(loss(f), (0, 1))(x, w), rule, forward)
+    agree(lambda f: jax.grad(lambda c: loss(f)(c, w))(x), rule, forward)
+    number = register(
+        lambda c, x: c * x, lambda c, x: (c * x, (c, x)), lambda r, g: ((g * r[1]).sum(), g * r[0])
+    )
+    agree(lambda f: jax.grad(lambda c: jnp.abs(f(c, x)).sum())(2 + 1j), number, lambda c, x: c * x)
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32", "bfloat16"])
+def test_python_floats_are_differentiated(dtype):
+    """A Python float takes the dtype of what it meets; its cotangent may come in that dtype."""
+    x = X.astype(dtype)
+    for mode in ("mul", "div"):
+
+        def loss(f, mode=mode):
+            return lambda x, s: f(x, s, mode=mode).sum()
+
+        agree(lambda f: jax.grad(loss(f))(x, 1.5), registered, scaled)
+        # of the sum, in x's dtype, autodiff and the rule round differently
+        agree(lambda f: jax.grad(loss(f), 1)(x, 1.5), registered, scaled, 1e-2)
+
+
+def test_an_array_is_no_number():
+    wrong = register(scaled, scaled_fwd, lambda res, g: (None, jnp.float32(1)))
+    with pytest.raises(TypeError, match=r"`s` must be float64\[\] like the argument.*float32\[\]"):
+        jax.grad(lambda s: wrong(X, s).sum())(S)
+
+
+def test_numpy_scalars_and_arrays():
+    for s in (np.float64(2.0), np.array(2.0)):
+
+        def grad(f, s=s):
+            return jax.grad(lambda x, s: f(x, s).sum(), (0, 1))(np.asarray(X), s)
+
+        agree(grad, registered, scaled)
+
+
+def _tree_op():
+    def forward(params, state):
+        w, b = params["pair"]
+        y = params["layer"].w * w if b is None else params["layer"].w * w + b
+        return {"y": y, "extra": (state[0] * 2.0, None, jnp.int32(3))}
+
+    def fwd(params, state):
+        return forward(params, state), params
+
+    def bwd(params, g):
+        w, b = params["pair"]
+        gy, (ge, none, gi) = g["y"], g["extra"]
+        assert none is None
+        assert gi.dtype == jax.dtypes.float0
+        dparams = {
+            "layer": Layer(gy * w, params["layer"].kind),
+            "pair": Pair((gy * params["layer"].w), None if b is None else gy),
+            "name": None,
+        }
+        return dparams, [ge * 2.0, None, None]
+
+    return forward, register(forward, fwd, bwd, name="tree")
+
+
+@pytest.mark.parametrize("b", [None, X])
+def test_pytrees(b):
+    forward, rule = _tree_op()
+    params = {"layer": Layer(X, "dense"), "pair": Pair(X * 2, b), "name": "net"}
+    state = [X + 1, jnp.arange(2), None]
+
+    def loss(f, which):
+        def of(layer, w, extra):
+            pair = Pair(w, b)
+            out = f({"layer": layer, "pair": pair, "name": "net"}, [extra, *state[1:]])
+            return {"y": (out["y"] ** 2).sum(), "extra": out["extra"][0].sum()}[which]
+
+        return of
+
+    args = (params["layer"], params["pair"].a, state[0])
+    for which in ("y", "extra"):
+        for wrap in (lambda f: f, jax.jit, jax.checkpoint):
+
+            def grad(f, which=which, wrap=wrap):
+                return jax.grad(wrap(loss(f, which)), (0, 1, 2))(*args)
+
+            agree(grad, rule, forward)
+
+
+def test_outputs():
+    """Several outputs, of any structure, some integer, some without a cotangent."""
+
+    def forward(x, w):
+        y = x * w
+        return Opaque({"y": y, "argmax": y.argmax(), "sum": (x.sum(), jnp.float32(1.0))})
+
+    def fwd(x, w):
+        return forward(x, w), (x, w)
+
+    def bwd(res, g):
+        x, w = res
+        g = g.a
+        assert g["argmax"].dtype == jax.dtypes.float0
+        assert g["sum"][1].dtype == jnp.float32
+        return g["y"] * w + jnp.broadcast_to(g["sum"][0], x.shape), g["y"] * x
+
+    rule = register(forward, fwd, bwd)
+    losses = (
+        lambda out: out.a["y"].sum() ** 2,
+        lambda out: out.a["sum"][0] ** 2,
+        lambda out: out.a["y"][0, out.a["argmax"] % 3] * out.a["sum"][0],
+        lambda out: out.a["sum"][1],
+    )
+    for loss in losses:
+        for at in (0, 1, (0, 1)):
+
+            def grad(f, loss=loss, at=at):
+                return jax.grad(lambda x, w: loss(f(x, w)), at)
+
+            agree(lambda f, grad=grad: grad(f)(X, X + 1), rule, forward)
+            agree(lambda f, grad=grad: jax.vmap(grad(f))(X[None], X[None] + 1), rule, forward)
+
+
+def test_key_as_output():
+    def forward(x, key):
+        return x * 2, jax.random.split(key)[0]
+
+    rule = register(forward, lambda x, key: (forward(x, key), None), lambda _, g: (g[0] * 2, None))
+    got = jax.grad(lambda x: rule(x, jax.random.key(0))[0].sum())(X)
+    same(got, jnp.full_like(X, 2))
+
+
+def test_residuals_of_every_kind():
+    """Leaves that are not arrays come back as they were, even where jit stands between."""
+    fixed = {"axis": -1, "name": "softmax", "shape": (2, 3), "dtype": np.dtype("float32")}
+
+    def fwd(x):
+        out = jnp.sin(x)
+        res = (x, None, fixed, Like.of(x), Static([1]), np.arange(3), 2.5, jnp.sin, True, [{}, ()])
+        return out, res
+
+    def bwd(res, g):
+        x, none, kept, like, static, array, number, function, flag, empty = res
+        assert none is None
+        assert kept == fixed
+        assert isinstance(kept["axis"], int)
+        assert like == Like((2, 3), np.dtype("float64"))
+        assert static.value == [1]
+        assert array.shape == (3,)
+        assert number == 2.5
+        assert flag is True
+        assert empty == [{}, ()]
+        return (function(x + np.pi / 2) * g,)
+
+    rule = register(jnp.sin, fwd, bwd, name="sin")
+    for f in (jax.grad(lambda x: rule(x).sum()), jax.grad(jax.jit(lambda x: rule(x).sum()))):
+        same(f(X), jnp.cos(X))
+        same(jax.jit(f)(X), jnp.cos(X))
+        same(jax.vmap(f)(X[None]), jnp.cos(X)[None])
+
+
+def test_a_vjp_function_may_be_the_residual():
+    f = register(
+        auto.lin, lambda x, w, b: jax.vjp(auto.lin, x, w, b), lambda pull, g: pull(g), name="lin"
+    )
+    for at in (0, 1, (0, 2), (0, 1, 2)):
+
+        def grad(f, at=at):
+            return jax.grad(lambda *a: jnp.sin(f(*a)).sum(), at)
+
+        agree(lambda f, grad=grad: grad(f)(*arguments()), f, auto.lin)
+        agree(lambda f, grad=grad: jax.jit(grad(f))(*arguments()), f, auto.lin)
+
+
+def test_none_and_symbolic_zeros_as_cotangents():
+    zero = jax.custom_derivatives.SymbolicZero
+    rule = register(
+        lambda x, y, z: x + 0 * y + 0 * z["a"],
+        lambda x, y, z: (x + 0 * y + 0 * z["a"], None),
+        lambda _, g: (g, zero(jax.typeof(g)), None),
+    )
+    got = jax.grad(lambda *a: rule(*a).sum(), (0, 1, 2))(X, X, {"a": X})
+    same(got, (jnp.ones_like(X), jnp.zeros_like(X), {"a": jnp.zeros_like(X)}))
+
+
+def test_python_numbers_as_cotangents():
+    for dtype, number in [("float32", 2), ("float64", 2.5), ("bfloat16", 2.0), ("complex64", 1j)]:
+        rule = register(lambda s: s * 1, lambda s: (s * 1, None), lambda _, g, n=number: (n,))
+        out, pull = jax.vjp(rule, jnp.asarray(1, dtype))
+        (got,) = pull(out)
+        assert got.dtype == dtype
+        assert got == jnp.asarray(number, dtype)
+
+
+def test_no_arguments_at_all():
+    rule = register(lambda: jnp.ones(3), lambda: (jnp.ones(3), None), lambda res, g: ())
+    same(rule(), jnp.ones(3))
+    same(jax.grad(lambda x: (x * rule()).sum())(jnp.ones(3)), jnp.ones(3))
+
+
+def test_callables_of_other_kinds():
+    """A partial, a bound method, a callable object and a jitted function may be registered."""
+
+    class Cube:
+        def __call__(self, x):
+            return x**3
+
+        def fwd(self, x):
+            return x**3, x
+
+        def bwd(self, x, g):
+            return (3 * x**2 * g,)
+
+    cube = Cube()
+    partial = functools.partial(lambda k, x: x**k, 3)
+    for forward in (cube, partial, jax.jit(lambda x: x**3)):
+        rule = register(forward, jax.jit(cube.fwd), jax.jit(cube.bwd), name="cube")
+        assert rule.__name__ == "cube"
+        same(jax.grad(lambda x, f=rule: f(x).sum())(X), 3 * X**2)

@@ -1,0 +1,83 @@
+"""Rules as a textbook writes them: one device, one dtype, all cotangents at once.
+
+Each op comes twice: registered with its rule, and as its plain forward, which autodiff
+sees through.
+"""
+
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fnnet.rules import register
+
+
+def _lin(x, w, b):
+    y = x @ w
+    return y + jnp.broadcast_to(b, y.shape)
+
+
+def _lin_bwd(res, g):
+    x, w = res
+    rows, g_rows = x.reshape(-1, x.shape[-1]), g.reshape(-1, g.shape[-1])
+    return g @ w.T, rows.T @ g_rows, g_rows.sum(0)
+
+
+def _tanh(z):
+    return jnp.tanh(z)
+
+
+def _tanh_fwd(z):
+    y = jnp.tanh(z)
+    return y, y
+
+
+def _mean_square(y):
+    return (y * y).sum() / y.size
+
+
+auto = SimpleNamespace(lin=_lin, tanh=_tanh, mean_square=_mean_square)
+hand = SimpleNamespace(
+    lin=register(_lin, lambda x, w, b: (_lin(x, w, b), (x, w)), _lin_bwd, name="lin"),
+    tanh=register(_tanh, _tanh_fwd, lambda y, g: ((1 - y * y) * g,), name="tanh"),
+    mean_square=register(
+        _mean_square,
+        lambda y: (_mean_square(y), y),
+        lambda y, g: (2 * y * g / y.size,),
+        name="mean_square",
+    ),
+)
+
+
+def net(ops):
+    """A loss of x (samples, 3), w (3, 2) and b (2,)."""
+
+    def loss(x, w, b):
+        return ops.mean_square(ops.tanh(ops.lin(x, w, b)))
+
+    return loss
+
+
+def arguments(samples=4):
+    """x, w and b in float64, irregular enough that no mistake cancels."""
+    rng = np.random.default_rng(1)
+    shapes = (samples, 3), (3, 2), (2,)
+    return tuple(jnp.asarray(rng.normal(size=shape)) for shape in shapes)
+
+
+def same(got, want, tolerance=1e-12):
+    """Equal structures and dtypes, and values equal up to rounding of the leaf's scale."""
+    assert jax.tree.structure(got) == jax.tree.structure(want)
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+        assert jnp.shape(a) == jnp.shape(b)
+        assert jnp.result_type(a) == jnp.result_type(b)
+        a, b = np.asarray(a), np.asarray(b)
+        scale = np.abs(b).max(initial=0)
+        assert np.isfinite(b).all()
+        np.testing.assert_allclose(a, b, rtol=0, atol=tolerance * scale)
+
+
+def agree(make, rule, forward, tolerance=1e-12):
+    """What `make` makes of the registered function equals what it makes of the plain one."""
+    same(make(rule), make(forward), tolerance)

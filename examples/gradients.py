@@ -103,7 +103,7 @@ def _rows(loss: Loss, manual: ManualPass, params: Params, x: Any, y: Any, dtype:
         Row(
             leaf=name,
             shape=want.shape,
-            dtype=np.dtype(dtype).name,
+            dtype=want.dtype.name,
             scale=float(np.max(np.abs(want), initial=0)),
             by_rules=_difference(rules, want),
             by_hand=_difference(hand, want),

@@ -54,16 +54,9 @@ def plot_curves(path: Path, results: Sequence[EpochResult], *, title: str, x_lab
 
     shares = [r.test_accuracy for r in results]
     accuracy.plot(epochs, shares, marker=marker, ms=4, color="tab:green", label="test")
-    accuracy.annotate(
-        f"{shares[-1]:.2%}",
-        (epochs[-1], shares[-1]),
-        xytext=(0, -14),
-        textcoords="offset points",
-        ha="right",
-        va="top",
-    )
     accuracy.yaxis.set_major_formatter(PercentFormatter(1.0))
-    accuracy.set(xlabel=x_label, ylabel="test images classified rightly", title="Accuracy")
+    accuracy.set(xlabel=x_label, ylabel="test images classified rightly")
+    accuracy.set_title(f"Accuracy, {shares[-1]:.2%} at the end")
 
     for axes in (loss, accuracy):
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))

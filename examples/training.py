@@ -15,8 +15,6 @@ from functools import partial
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 import optax
 from jax import Array
 
@@ -126,9 +124,11 @@ def mini_batches(key: Array, images: int, batch_size: int, steps: int) -> Array:
 def make_epoch(step: Step, batch_size: int) -> Epoch:
     """One epoch as one compiled program: ``(state, x, y, key, *, steps) -> (state, losses)``.
 
-    The images stay where they are; each turn of the loop gathers its own mini-batch from them. That
-    was faster on a CPU than gathering the whole epoch first, and takes no second copy of the data.
-    The state is donated: its arrays are updated in place, and the caller's `state` is used up.
+    A Python loop would pay the way from Python to the device at every step; `python -m fnnet bench`
+    measures how much that is. The images stay where they are, and each turn of the loop gathers its
+    own mini-batch from them: no slower on a CPU than gathering the whole epoch first, and without a
+    second copy of the data. The state is donated: its arrays are updated in place, and the caller's
+    `state` is used up.
 
     Args:
         step: what `make_step` returns.
@@ -145,22 +145,5 @@ def make_epoch(step: Step, batch_size: int) -> Epoch:
             return step(state, x[batch], y[batch])
 
         return jax.lax.scan(body, state, mini_batches(key, len(x), batch_size, steps))
-
-    return epoch
-
-
-def make_epoch_as_a_loop(step: Step, batch_size: int) -> Epoch:
-    """The same epoch as a Python loop of compiled steps: the same numbers, for comparison.
-
-    Its `x` and `y` may be NumPy arrays; the mini-batches are then cut on the host.
-    """
-    compiled = jax.jit(step, donate_argnums=0)
-
-    def epoch(state: State, x: Any, y: Any, key: Array, *, steps: int) -> tuple[State, Array]:
-        losses = []
-        for batch in np.asarray(mini_batches(key, len(x), batch_size, steps)):
-            state, value = compiled(state, x[batch], y[batch])
-            losses.append(value)
-        return state, jnp.stack(losses)
 
     return epoch

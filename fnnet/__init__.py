@@ -10,9 +10,16 @@ from fnnet.net import backprop as backprop
 from fnnet.net import init as init
 from fnnet.net import ladder as ladder
 from fnnet.net import layers as layers
+from fnnet.ops import cross_entropy as cross_entropy
+from fnnet.ops import gelu as gelu
+from fnnet.ops import layer_norm as layer_norm
 from fnnet.ops import lin as lin
+from fnnet.ops import log_softmax as log_softmax
 from fnnet.ops import matmul as matmul
 from fnnet.ops import mse as mse
 from fnnet.ops import relu as relu
+from fnnet.ops import rms_norm as rms_norm
+from fnnet.ops import silu as silu
+from fnnet.ops import softmax as softmax
 from fnnet.rules import plain as plain
 from fnnet.rules import register as register

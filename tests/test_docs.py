@@ -51,11 +51,8 @@ def test_public_functions_are_documented():
             if name.startswith("_") or name == "main" or name.endswith(("_fwd", "_bwd")):
                 continue
             home = getattr(value, "__module__", "") if callable(value) else ""
-            if (
-                home == module.__name__
-                or home.startswith("fnnet.")
-                and module in (fnnet, fnnet.ops)
-            ):
+            gathers = module in (fnnet, fnnet.ops)
+            if home == module.__name__ or (gathers and home.startswith("fnnet.")):
                 assert value.__doc__, name
                 if not isinstance(value, type):
                     assert ">>>" in value.__doc__, f"{name} has no example"

@@ -96,7 +96,8 @@ import jax, jax.numpy as jnp
 x, w, b = jnp.ones((5, 3)), jnp.ones((3, 2)), jnp.ones(2)
 jax.grad(lambda w: fnnet.mse(fnnet.relu(fnnet.lin(x, w, b)), jnp.ones((5, 2))))(w)
 fnnet.matmul(x, w)
-for wrong in (lambda: fnnet.lin(x, w, w), lambda: fnnet.lin(w, w), lambda: fnnet.relu(jnp.arange(3))):
+integers = jnp.arange(3)
+for wrong in (lambda: fnnet.lin(x, w, w), lambda: fnnet.lin(w, w), lambda: fnnet.relu(integers)):
     try:
         wrong()
     except TypeCheckError:

@@ -48,3 +48,22 @@ def require_floats(op: str, *, complex_too: bool = False, **arrays: Any) -> None
             raise TypeError(
                 f"{op}: {name} must be an array of {wanted}; got {describe(x)}. {remedy}"
             )
+
+
+def require_axis(op: str, axis: Any, **arrays: Any) -> None:
+    """Raise unless `axis` is a whole number that counts an axis of the array.
+
+    Example:
+        >>> require_axis("softmax", 2, z=jnp.ones((3, 4)))
+        Traceback (most recent call last):
+        ValueError: softmax: axis must be from -2 to 1 for z of shape (3, 4); got 2
+    """
+    for name, x in arrays.items():
+        ndim = jnp.ndim(x)
+        if not isinstance(axis, (int, np.integer)) or isinstance(axis, bool):
+            raise TypeError(f"{op}: axis must be one whole number; got {describe(axis)}")
+        if not -ndim <= axis < ndim:
+            wanted = f"from {-ndim} to {ndim - 1}" if ndim else "absent: there is none"
+            raise ValueError(
+                f"{op}: axis must be {wanted} for {name} of shape {jnp.shape(x)}; got {axis}"
+            )

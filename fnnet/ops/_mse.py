@@ -62,17 +62,17 @@ def mse(pred: Float[Array, "..."], targ: Float[Array, "..."]) -> Float[Array, ""
         [[1.0], [2.0]]
     """
     require_floats("mse", pred=pred, targ=targ)
-    p, t = jnp.shape(pred), jnp.shape(targ)
-    if p != t and p != (*t, 1):
-        raise ValueError(
-            f"mse: pred must have targ's shape {t}, or {(*t, 1)}; got {p}. Nothing is broadcast: "
-            "reshape one of them"
-        )
     return _mse(jnp.asarray(pred), jnp.asarray(targ))
 
 
 def _difference(pred: jax.Array, targ: jax.Array) -> jax.Array:
-    return pred.reshape(targ.shape) - targ
+    p, t = pred.shape, targ.shape
+    if p not in (t, (*t, 1)):
+        raise ValueError(
+            f"mse: pred must have targ's shape {t}, or {(*t, 1)}; got {p}. Nothing is broadcast: "
+            "reshape one of them"
+        )
+    return pred.reshape(t) - targ
 
 
 def _mean_square(d: jax.Array) -> jax.Array:

@@ -161,6 +161,6 @@ class Proof:
 def _shortest(*expressions: Any) -> Any:
     """The one with the fewest signs of some equal expressions, and the first of them factored."""
     forms = list(expressions)
-    if sympy.count_ops(forms[0]) < 100:  # else it may take minutes
+    if sympy.count_ops(forms[0]) < 60:  # else it may take minutes
         forms.append(factored(forms[0]))
     return min(forms, key=sympy.count_ops)

@@ -20,10 +20,15 @@ class Static:
         self.value = value
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Static) and bool(self.value == other.value)
+        return type(other) is type(self) and bool(self.value == other.value)
 
     def __hash__(self) -> int:
         return hash(self.value)
+
+
+@jax.tree_util.register_static
+class _Whole(Static):
+    """A static argument, whole: a caller's own `Static` is his, and is not unwrapped."""
 
 
 def is_array(leaf: Any) -> bool:
@@ -69,13 +74,13 @@ class Arguments:
             if p.kind is p.VAR_KEYWORD:
                 options |= value
             elif p.kind is p.KEYWORD_ONLY:
-                options[p.name] = Static(value) if p.name in static else value
+                options[p.name] = _Whole(value) if p.name in static else value
             elif p.kind is p.VAR_POSITIONAL:
                 for i, v in enumerate(value):
                     add(f"{p.name}[{i}]", v)
             elif p.name in static:
                 self.static[p.name] = value
-                positional.append(Static(value))
+                positional.append(_Whole(value))
             else:
                 add(p.name, value)
 
@@ -125,4 +130,4 @@ def _precision_in_force() -> Callable[[], AbstractContextManager[None]]:
 
 
 def _released(value: Any) -> Any:
-    return value.value if isinstance(value, Static) else value
+    return value.value if isinstance(value, _Whole) else value

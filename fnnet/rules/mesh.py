@@ -17,21 +17,33 @@ from contextlib import nullcontext
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import AxisType
+from jax.sharding import PartitionSpec as P
 
 
 def varying_as(ct: jax.Array, primal: Any) -> jax.Array:
-    """`ct` made to vary over just the manual mesh axes that `primal` varies over."""
-    have, want = _varying(jax.typeof(ct)), _varying(primal)
-    if have - want:
-        ct = jax.lax.psum(ct, tuple(sorted(have - want)))
-    if want - have:
-        ct = jax.lax.pcast(ct, tuple(sorted(want - have)), to="varying")
+    """`ct` made to vary over just the manual mesh axes that `primal` varies over.
+
+    Over axes that `primal` is marked reduced over, the sum is left to whoever marked it.
+    """
+    have = jax.typeof(ct).manual_axis_type.varying
+    want, summed_later = primal.manual_axis_type.varying, primal.manual_axis_type.reduced
+    if axes := have - want - summed_later:
+        ct = jax.lax.psum(ct, tuple(sorted(axes)))
+    if axes := want - have:
+        ct = jax.lax.pcast(ct, tuple(sorted(axes)), to="varying")
+    if summed_later:
+        ct = jax.lax.pcast(ct, tuple(sorted(summed_later)), to="unreduced")
     return ct
 
 
-def _varying(aval: Any) -> frozenset[str]:
-    return frozenset(aval.manual_axis_type.varying)
+def zero_cotangent(primal: Any) -> jax.Array:
+    """The cotangent of `primal` that is zero on every device."""
+    ct = jnp.zeros(primal.shape, primal.dtype)
+    if axes := primal.manual_axis_type.reduced:
+        ct = jax.lax.pcast(ct, tuple(sorted(axes)), to="varying")
+    return varying_as(ct, primal)
 
 
 def explicit_mesh(avals: Sequence[Any]) -> Any:
@@ -52,12 +64,18 @@ def with_axes_automatic(
         for name, kind in zip(mesh.axis_names, mesh.axis_types, strict=True)
         if kind is AxisType.Explicit
     )
-    run = jax.sharding.auto_axes(f, axes=axes, out_sharding=[a.sharding.spec for a in like])
+    specs = [a.sharding.spec for a in like]
+    run = jax.sharding.auto_axes(f, axes=axes, out_sharding=[P(*spec.partitions) for spec in specs])
 
     def in_mesh(*args: Any) -> list[jax.Array]:
         # a sharded array may be used under jit with no mesh set around it
         unset = jax.sharding.get_abstract_mesh().empty
         with jax.sharding.use_abstract_mesh(mesh) if unset else nullcontext():
-            return run(*args)  # type: ignore[no-any-return]
+            cts = run(*args)
+            # where the primal is marked reduced over an axis, the sum over it is still to come
+            return [
+                jax.reshard(ct, P(*spec.partitions, unreduced=spec.reduced)) if spec.reduced else ct
+                for ct, spec in zip(cts, specs, strict=True)
+            ]
 
     return in_mesh

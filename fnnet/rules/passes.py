@@ -12,7 +12,7 @@ from jax import dtypes
 
 from fnnet.rules.agreement import Operand, SymbolicZero, is_differentiable, leaf_cotangents
 from fnnet.rules.arguments import Arguments, is_array
-from fnnet.rules.mesh import explicit_mesh, varying_as, with_axes_automatic
+from fnnet.rules.mesh import explicit_mesh, varying_as, with_axes_automatic, zero_cotangent
 from fnnet.rules.prune import prune
 
 
@@ -56,6 +56,7 @@ class Pass:
         self._types: list[Any] = [jax.typeof(x) for x in operands]
         has_cotangent = [is_differentiable(t) for t in self._types]
         self._wanted = [w and d for w, d in zip(wanted, has_cotangent, strict=True)]
+
         leaves, self._res_tree = jax.tree.flatten(res)
         self._res_fixed = [None if is_array(x) else x for x in leaves]
         self._res_at = [i for i, x in enumerate(leaves) if is_array(x)]
@@ -86,7 +87,7 @@ class Pass:
     def cotangents(self, saved: Sequence[Any], g: Any) -> tuple[Any, ...]:
         """The cotangent of every operand, None where it is zero or was not asked for."""
         gs = [
-            _zeros(t) if isinstance(x, SymbolicZero) else x
+            zero_cotangent(t) if isinstance(x, SymbolicZero) else x
             for x, t in zip(jax.tree.leaves(g), self._out_types, strict=True)
             if is_differentiable(t)
         ]
@@ -114,11 +115,7 @@ class Pass:
         )
         # options, the last of the operands, have no cotangent and are never wanted
         return [
-            _zeros(t) if ct is None else varying_as(ct, t)
+            zero_cotangent(t) if ct is None else varying_as(ct, t)
             for ct, t, wanted in zip(found, self._types, self._wanted, strict=False)
             if wanted
         ]
-
-
-def _zeros(aval: Any) -> jax.Array:
-    return varying_as(jnp.zeros(aval.shape, aval.dtype), aval)

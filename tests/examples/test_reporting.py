@@ -107,6 +107,7 @@ def test_curves(tmp_path, figures):
     loss, accuracy = figure.axes
     assert loss.get_xlabel() == accuracy.get_xlabel() == "epoch (62 steps)"
     assert "mean squared error" in loss.get_ylabel()
+    assert accuracy.get_title() == "Accuracy, 99.33% at the end"
     assert accuracy.get_ylabel() == "test images classified rightly"
     assert [text.get_text() for text in loss.get_legend().get_texts()] == ["training", "test"]
     np.testing.assert_array_equal(loss.lines[0].get_xdata(), np.arange(1, 16))

@@ -1,6 +1,7 @@
 """Initialisers: their statistics against theory, their errors, and what scale does to 50 layers."""
 
 import math
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -33,12 +34,9 @@ FANS = {
 
 def draws(name, shape, dtype=jnp.float32, keys=8):
     f = TABLE[name][0]
-    many = jax.jit(jax.vmap(lambda key: f(key, shape, dtype)))(
-        jax.random.split(jax.random.key(3), keys)
-    )
-    assert many.dtype == dtype
-    assert many.shape == (keys, *shape)
-    return np.asarray(many, np.float64)
+    many = [f(key, shape, dtype) for key in jax.random.split(jax.random.key(3), keys)]
+    assert all(x.dtype == dtype and x.shape == shape for x in many)
+    return np.stack([np.asarray(x).astype(np.float64) for x in many])
 
 
 @RANDOM
@@ -159,35 +157,42 @@ def test_wrong_arguments_of_zeros_and_normal():
 KEYS = 32
 
 
-def one_layer(initialiser, f=lambda z: z):
-    """Mean and std of f(x @ w), w (100, 50), averaged over the keys."""
-
-    def moments(key):
-        key_x, key_w = jax.random.split(key)
-        x = jax.random.normal(key_x, (200, 100), jnp.float32)
-        y = f(x @ initialiser(key_w, (100, 50)))
-        return jnp.mean(y), jnp.mean(jnp.square(y))
-
-    mean, square = jax.jit(jax.vmap(moments))(jax.random.split(jax.random.key(5), KEYS))
-    mean, square = np.asarray(mean, np.float64).mean(), np.asarray(square, np.float64).mean()
-    return mean, math.sqrt(square - mean**2)
+def identity(z):
+    return z
 
 
-def fifty_layers(initialiser, f=lambda z: z):
+def standard_normal(*shape):
+    return jnp.asarray(np.random.default_rng(5).standard_normal(shape).astype(np.float32))
+
+
+def weights(initialiser, keys, shape):
+    """One draw for each key."""
+    return jax.vmap(lambda key: initialiser(key, shape))(jax.random.split(jax.random.key(6), keys))
+
+
+def one_layer(initialiser, f=identity):
+    """Mean and std of f(x @ w), w (100, 50), over all the keys."""
+    x, w = standard_normal(KEYS, 200, 100), weights(initialiser, KEYS, (100, 50))
+    y = np.asarray(f(x @ w)).astype(np.float64)
+    return y.mean(), y.std()
+
+
+@partial(jax.jit, static_argnums=0)
+def run(f, x, layers):
+    """f(x @ w) through all layers, and the first layer whose output is not all finite."""
+
+    def layer(x, w):
+        x = f(x @ w)
+        return x, jnp.isfinite(x).all(axis=(1, 2))
+
+    x, finite = jax.lax.scan(layer, x, layers)
+    return x, jnp.sum(finite, axis=0) + 1
+
+
+def fifty_layers(initialiser, f=identity):
     """The last layer's output for each key, and the first layer whose output is not all finite."""
-
-    def run(key):
-        key_x, key_w = jax.random.split(key)
-
-        def layer(x, key):
-            x = f(x @ initialiser(key, (100, 100)))
-            return x, jnp.isfinite(x).all()
-
-        x = jax.random.normal(key_x, (200, 100), jnp.float32)
-        x, finite = jax.lax.scan(layer, x, jax.random.split(key_w, 50))
-        return x, jnp.sum(finite) + 1
-
-    x, broken = jax.lax.map(run, jax.random.split(jax.random.key(6), KEYS))
+    layers = weights(initialiser, 50 * KEYS, (100, 100)).reshape(50, KEYS, 100, 100)
+    x, broken = run(f, standard_normal(KEYS, 200, 100), layers)
     assert x.dtype == jnp.float32
     return np.asarray(x), np.asarray(broken)
 

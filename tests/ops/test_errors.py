@@ -6,10 +6,22 @@ import numpy as np
 import pytest
 
 import fnnet
-from fnnet import lin, matmul, mse, relu
+from fnnet import (
+    cross_entropy,
+    gelu,
+    layer_norm,
+    lin,
+    log_softmax,
+    matmul,
+    mse,
+    relu,
+    rms_norm,
+    silu,
+    softmax,
+)
 
 F = jnp.ones
-I = np.ones((2, 3), int)  # noqa: E741
+I = np.ones((2, 3), int)
 
 WRONG = {
     "lin: inner sizes": (
@@ -78,7 +90,8 @@ WRONG = {
     "matmul: inner sizes": (
         lambda: matmul(F((5, 3)), F((4, 2))),
         ValueError,
-        r"matmul: the last axis of a must equal the last but one axis of b; got shapes \(5, 3\) and \(4, 2\)",
+        r"matmul: the last axis of a must equal the last but one axis of b; "
+        r"got shapes \(5, 3\) and \(4, 2\)",
     ),
     "matmul: vectors": (lambda: matmul(F(3), F(4)), ValueError, r"matmul: .*the length of b"),
     "matmul: scalar": (
@@ -112,6 +125,60 @@ WRONG = {
         TypeError,
         r"mse: pred must be an array of real",
     ),
+    "softmax: axis": (
+        lambda: softmax(F((2, 3)), axis=2),
+        ValueError,
+        r"softmax: axis must be from -2 to 1 for z of shape \(2, 3\); got 2",
+    ),
+    "softmax: scalar": (lambda: softmax(1.0), ValueError, r"softmax: axis .*there is none"),
+    "log_softmax: two axes": (
+        lambda: log_softmax(F((2, 3)), axis=(0, 1)),
+        TypeError,
+        r"log_softmax: axis must be one whole number",
+    ),
+    "cross_entropy: float classes": (
+        lambda: cross_entropy(F((2, 3)), F(2)),
+        ValueError,
+        r"cross_entropy: labels must be distributions .*\(2, 3\).*got float64\[2\].*integer dtype",
+    ),
+    "cross_entropy: one-hot integers": (
+        lambda: cross_entropy(F((2, 3)), I),
+        ValueError,
+        r"cross_entropy: labels must be integer classes \(...\) of shape \(2,\)",
+    ),
+    "cross_entropy: a list of labels": (
+        lambda: cross_entropy(F((2, 3)), [0, 1]),
+        TypeError,
+        r"cross_entropy: labels must be an array; got a list",
+    ),
+    "cross_entropy: reduction": (
+        lambda: cross_entropy(F((2, 3)), I[0, :2], reduction="average"),
+        ValueError,
+        r'reduction must be "none", "mean" or "sum"; got \'average\'',
+    ),
+    "cross_entropy: smoothing": (
+        lambda: cross_entropy(F((2, 3)), I[0, :2], smoothing=1.5),
+        ValueError,
+        r"smoothing must be from 0 to 1; got 1.5",
+    ),
+    "cross_entropy: ignored distributions": (
+        lambda: cross_entropy(F((2, 3)), F((2, 3)), ignore_index=0),
+        ValueError,
+        r"ignore_index needs integer labels.*weight 0",
+    ),
+    "cross_entropy: weights of classes": (
+        lambda: cross_entropy(F((2, 3)), I[0, :2], weights=F(3)),
+        ValueError,
+        r"weights must have shape \(2,\), one for each sample; got \(3,\)",
+    ),
+    "gelu: complex": (lambda: gelu(F(2, complex)), TypeError, r"gelu: x must be"),
+    "silu: integers": (lambda: silu(I), TypeError, r"silu: x must be"),
+    "layer_norm: scale": (
+        lambda: layer_norm(F((2, 3)), F(2)),
+        ValueError,
+        r"layer_norm: scale must have shape \(d,\) = \(3,\).*got shape \(2,\)",
+    ),
+    "rms_norm: scalar": (lambda: rms_norm(1.0), ValueError, r"rms_norm: x must have at least one"),
 }
 
 
@@ -121,6 +188,11 @@ def test_wrong_arguments(name, compiled):
     call, error, message = WRONG[name]
     with pytest.raises(error, match=message):
         jax.jit(call)() if compiled else call()
+
+
+def test_mse_fwd_alone_broadcasts_nothing_either():
+    with pytest.raises(ValueError, match="mse: pred must have targ's shape"):
+        fnnet.ops.mse_fwd(F((2, 3)), F((3, 2)))
 
 
 def test_a_derivative_of_wrong_arguments_is_told_alike():

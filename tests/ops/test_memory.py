@@ -49,8 +49,8 @@ def test_stored_bytes_for_every_choice_of_arguments(case: Case, key):
         for n in itertools.combinations(range(len(args)), count):
 
             def of_some(f, n=n):
-                def g(*some):
-                    it = iter(some)
+                def g(*given):
+                    it = iter(given)
                     return f(*[next(it) if i in n else a for i, a in enumerate(args)])
 
                 return g

@@ -43,13 +43,13 @@ def _half(x):
 
 
 def _norm_of(f):
-    return lambda *args: sum(jnp.sum(jnp.sin(leaf)) for leaf in jax.tree.leaves(f(*args)))
+    return lambda *args: sum(jnp.sum(jnp.cos(leaf + 1)) for leaf in jax.tree.leaves(f(*args)))
 
 
 def _hvp(f, n):
     def product(*args):
-        # forward over reverse, along the ones
-        return jax.jvp(jax.grad(loss_of(f), n), args, tuple(map(jnp.ones_like, args)))
+        # forward over reverse
+        return jax.jvp(jax.grad(loss_of(f), n), args, tuple(map(jnp.cos, args)))
 
     return product
 
@@ -166,7 +166,7 @@ def test_vmap_over_all_arguments_twice_and_out_axes(case: Case, key):
 
 @each_case()
 def test_every_choice_of_arguments_to_differentiate(case: Case, key):
-    """Right cotangents for each choice; and no more matrix products than autodiff, jitted or not."""
+    """Right cotangents for each choice; no more matrix products than autodiff, jitted or not."""
     args = case.args(key)
     for count in range(1, len(args) + 1):
         for n in itertools.combinations(range(len(args)), count):

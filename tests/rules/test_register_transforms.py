@@ -10,7 +10,7 @@ from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 
 from fnnet.rules import register
-from tests.rules.textbook import arguments, auto, hand, net, same
+from tests.rules.textbook import agree, arguments, auto, hand, net, same
 
 ALL = (0, 1, 2)
 
@@ -193,9 +193,6 @@ CONTROL = {
         jax.checkpoint(functools.partial(_scan_loss, f)), ALL
     )(*a),
     "disable_jit": lambda f, *a: _without_jit(lambda *a: jax.grad(jax.jit(f), ALL)(*a), *a),
-    "disable_jit, scan": lambda f, *a: _without_jit(
-        lambda *a: jax.grad(functools.partial(_scan_loss, f), 1)(*a), *a
-    ),
 }
 
 
@@ -204,22 +201,38 @@ def _without_jit(f, *args):
         return f(*args)
 
 
-@pytest.mark.parametrize("transform", DERIVATIVES)
-def test_derivatives(transform):
-    apply = DERIVATIVES[transform]
-    same(apply(net(hand), *arguments()), apply(net(auto), *arguments()))
+# these run one by one, as they are; the others, for the sake of time, compiled together
+EAGER = {
+    "grad",
+    "grad 1",
+    "vjp reused",
+    "vjp interleaved",
+    "jvp of grad",
+    "jit inside",
+    "vmap of grad, (0, None, None)",
+    "scan",
+    "while_loop",
+    "cond True",
+    "checkpoint, dots",
+    "disable_jit",
+}
 
 
-@pytest.mark.parametrize("transform", BATCHED)
-def test_batched(transform):
-    apply = BATCHED[transform]
-    same(apply(net(hand), *arguments()), apply(net(auto), *arguments()))
+@pytest.mark.parametrize("transform", sorted(EAGER))
+def test_eagerly(transform):
+    apply = (DERIVATIVES | BATCHED | CONTROL)[transform]
+    agree(lambda ops: apply(net(ops), *arguments()), hand, auto)
 
 
-@pytest.mark.parametrize("transform", CONTROL)
-def test_control_flow(transform):
-    apply = CONTROL[transform]
-    same(apply(net(hand), *arguments()), apply(net(auto), *arguments()))
+@pytest.mark.parametrize("table", [DERIVATIVES, BATCHED, CONTROL])
+def test_compiled(table):
+    def answer(ops):
+        def all_of_them(*args):
+            return {k: apply(net(ops), *args) for k, apply in table.items() if k not in EAGER}
+
+        return jax.jit(all_of_them)(*arguments())
+
+    agree(answer, hand, auto)
 
 
 def test_offloaded_residuals_compile():

@@ -69,13 +69,15 @@ def arguments(samples=4):
 def same(got, want, tolerance=1e-12):
     """Equal structures and dtypes, and values equal up to rounding of the leaf's scale."""
     assert jax.tree.structure(got) == jax.tree.structure(want)
-    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
-        assert jnp.shape(a) == jnp.shape(b)
-        assert jnp.result_type(a) == jnp.result_type(b)
+    leaves = jax.tree_util.tree_leaves_with_path(got)
+    for (path, a), b in zip(leaves, jax.tree.leaves(want), strict=True):
+        where = jax.tree_util.keystr(path)
+        assert jnp.shape(a) == jnp.shape(b), where
+        assert jnp.result_type(a) == jnp.result_type(b), where
         a, b = np.asarray(a), np.asarray(b)
+        assert np.isfinite(b).all(), where
         scale = np.abs(b).max(initial=0)
-        assert np.isfinite(b).all()
-        np.testing.assert_allclose(a, b, rtol=0, atol=tolerance * scale)
+        np.testing.assert_allclose(a, b, rtol=0, atol=tolerance * scale, err_msg=where)
 
 
 def agree(make, rule, forward, tolerance=1e-12):

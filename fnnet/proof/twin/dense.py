@@ -100,7 +100,7 @@ def mse_vjp(pred: Array, targ: Array, g: Scalar) -> tuple[Array, Array]:
     """
     diff = _difference(pred, targ)
     d = np.asarray(g * 2 * diff / max(diff.size, 1))
-    return d.reshape(pred.shape), -d
+    return d.reshape(pred.shape), np.asarray(-d)
 
 
 def _difference(pred: Array, targ: Array) -> Array:

@@ -12,7 +12,7 @@ from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
-from .elementary import Array, greater
+from .elementary import Array, Scalar, greater
 
 Pair: TypeAlias = int | Sequence[int]
 Padding: TypeAlias = str | int | Sequence[Sequence[int]]
@@ -70,14 +70,14 @@ def _inside(grid: Grid, image: Sequence[int]) -> Window:
     return slice(None), slice(top, top + image[1]), slice(left, left + image[2])
 
 
-def _blank(grid: Grid, image: Sequence[int], like: Array, fill: float = 0) -> Array:
+def _blank(grid: Grid, image: Sequence[int], like: Array, fill: Scalar = 0) -> Array:
     """A padded image with nothing on it."""
     n, h, w, c = image
     (top, bottom), (left, right) = grid.pads
     return np.full((n, top + h + bottom, left + w + right, c), fill, like.dtype)
 
 
-def _padded(grid: Grid, x: Array, fill: float = 0) -> Array:
+def _padded(grid: Grid, x: Array, fill: Scalar = 0) -> Array:
     xp = _blank(grid, x.shape, x, fill)
     xp[_inside(grid, x.shape)] = x
     return xp

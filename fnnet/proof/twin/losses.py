@@ -117,11 +117,11 @@ def cross_entropy_vjp(
         c = g * w / w_total
     else:
         dw, c = g * loss, g * w
-    c = np.where(keep, c, 0)[..., None]
+    c, counts = np.asarray(c)[..., None], np.asarray(keep)[..., None]
     dlogits = c * (exp(logp) * (q.sum(axis=-1, keepdims=True) + 2 * z_loss * lse) - q)
     integer = labels.ndim < logits.ndim
     cotangents: tuple[Array | None, ...] = (
-        dlogits,
+        np.where(counts, dlogits, 0),  # whatever the logits of a label that does not count
         None if integer else -c * (1 - smoothing) * logp,
     )
     if weights is None:

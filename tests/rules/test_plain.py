@@ -1,0 +1,469 @@
+"""`plain(f)`: the values of f, bit for bit, and no custom rule left, at whatever depth."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+from jax.ad_checkpoint import checkpoint_name
+from jax.experimental import pallas
+from jax.sharding import AxisType
+from jax.sharding import PartitionSpec as P
+
+from fnnet.rules import plain, register
+from tests.rules.textbook import same
+
+X = jnp.linspace(0.1, 0.9, 8)
+CONSTANT = jnp.arange(8.0)
+
+
+@jax.custom_vjp
+def wrong(x):
+    """tanh, with a rule that is wrong: whoever uses it is seen."""
+    return jnp.tanh(x)
+
+
+wrong.defvjp(lambda x: (jnp.tanh(x), None), lambda _, g: (999 * g,))
+
+
+@jax.custom_jvp
+def wrong_forward(x):
+    return jnp.tanh(x)
+
+
+wrong_forward.defjvp(lambda primals, tangents: (jnp.tanh(*primals), 999 * tangents[0]))
+
+wrong_registered = register(jnp.tanh, lambda x: (jnp.tanh(x), None), lambda _, g: (999 * g,))
+
+
+def _mesh():
+    return jax.make_mesh((4,), ("d",), axis_types=(AxisType.Auto,))
+
+
+def _shard_map(f, **how):
+    return jax.shard_map(f, mesh=_mesh(), in_specs=P("d"), **{"out_specs": P()} | how)
+
+
+def _nested(f):
+    @jax.custom_vjp
+    def outer(x):
+        return inner(x) * 2
+
+    @jax.custom_jvp
+    def inner(x):
+        return f(x) + f(2 * x)
+
+    inner.defjvp(lambda p, t: (inner(*p), 999 * t[0]))
+    outer.defvjp(lambda x: (outer(x), None), lambda _, g: (999 * g,))
+    return outer
+
+
+def _nondiff(f):
+    @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 2))
+    def with_static(g, x, n):
+        return g(f(x)) * n
+
+    with_static.defvjp(lambda g, x, n: (g(f(x)) * n, None), lambda g, n, _, ct: (999 * ct,))
+    return lambda x: with_static(jnp.sin, x, 3)
+
+
+def _with_constants(f):
+    """Functions with arrays of their own, under a checkpoint, whose jaxpr has room for none."""
+    rule = jax.custom_jvp(lambda x: f(x) * CONSTANT * np.arange(8.0))
+    rule.defjvp(lambda p, t: (rule(*p), 999 * t[0]))
+    return jax.checkpoint(lambda x: rule(x) + CONSTANT)
+
+
+def _symbolic_zeros(f):
+    rule = jax.custom_vjp(f)
+    rule.defvjp(lambda x: (f(x.value), None), lambda _, g: (999 * g,), symbolic_zeros=True)
+    return rule
+
+
+DEPTHS = {
+    "itself": lambda f: f,
+    "jit": jax.jit,
+    "jit in jit": lambda f: jax.jit(lambda x: jax.jit(f)(x) * 2),
+    "donated jit": lambda f: jax.jit(lambda x: jax.jit(f, donate_argnums=0)(x * 1) + 1),
+    "scan": lambda f: lambda x: lax.scan(lambda c, _: (f(c), c), x, length=2)[0],
+    "scan over xs": lambda f: (
+        lambda x: lax.scan(lambda c, y: (f(c) * y, (c, f(y))), x.sum(), x, reverse=True, unroll=2)[
+            1
+        ][1]
+    ),
+    "fori_loop": lambda f: lambda x: lax.fori_loop(0, 3, lambda i, c: f(c) + i.astype(c.dtype), x),
+    "cond": lambda f: lambda x: lax.cond(x.sum() > 0, f, lambda x: x, x),
+    "switch": lambda f: lambda x: lax.switch(1, [jnp.sin, f, jnp.cos], x),
+    "map": lambda f: lambda x: lax.map(f, x),
+    "map in batches": lambda f: lambda x: lax.map(f, x, batch_size=3),
+    "associative_scan": lambda f: lambda x: lax.associative_scan(lambda a, b: a * f(b), x[:4]),
+    "reduce": lambda f: lambda x: lax.reduce(f(x), np.float64(0), lambda a, b: a + b, (0,)),
+    "checkpoint": jax.checkpoint,
+    "checkpoint of jit": lambda f: jax.checkpoint(
+        lambda x: jax.jit(f)(x) * x, policy=jax.checkpoint_policies.dots_saveable
+    ),
+    "checkpoint of names": lambda f: jax.checkpoint(
+        lambda x: jnp.sin(checkpoint_name(f(x), "here")),
+        policy=jax.checkpoint_policies.save_only_these_names("here"),
+    ),
+    "checkpoint of constants": _with_constants,
+    "vmap": lambda f: jax.vmap(f),
+    "vmap with an axis": lambda f: jax.vmap(lambda v: f(v) - lax.pmean(v, "i"), axis_name="i"),
+    "vmap of scan": lambda f: jax.vmap(lambda v: lax.scan(lambda c, _: (f(c), c), v, length=2)[0]),
+    "shard_map": lambda f: _shard_map(lambda x: lax.psum(f(x), "d")),
+    "shard_map unchecked": lambda f: _shard_map(lambda x: lax.psum(f(x), "d"), check_vma=False),
+    "shard_map of scan": lambda f: _shard_map(
+        lambda x: lax.scan(lambda c, _: (f(c) + lax.pmean(c, "d"), c), x, length=2)[0],
+        out_specs=P("d"),
+    ),
+    "shard_map with the index": lambda f: _shard_map(
+        lambda x: f(x) * lax.axis_index("d").astype(x.dtype), out_specs=P("d")
+    ),
+    "other rules": _nested,
+    "static arguments": _nondiff,
+    "symbolic zeros": _symbolic_zeros,
+    "custom_gradient": lambda f: jax.custom_gradient(lambda x: (f(x), lambda g: 999 * g)),
+    "linear solve": lambda f: (
+        lambda x: lax.custom_linear_solve(
+            lambda v: 2 * v, f(x), lambda _, b: b / 2, lambda _, b: b / 2
+        )
+    ),
+    "in a linear solve": lambda f: (
+        lambda x: lax.custom_linear_solve(
+            lambda v: 2 * v, x, lambda _, b: b / 2 + 0 * f(b), symmetric=True
+        )
+    ),
+    "root": lambda f: (
+        lambda x: lax.custom_root(lambda y: y - f(x), x, lambda _, y: f(x), lambda _, y: y)
+    ),
+    "linear_call": lambda f: (
+        lambda x: jax.custom_derivatives.linear_call(
+            lambda r, x: r * x, lambda r, g: r * g, 2.0, f(x)
+        )
+    ),
+    "platform_dependent": lambda f: lambda x: lax.platform_dependent(x, cpu=f, default=jnp.sin),
+    "optimization_barrier": lambda f: lambda x: lax.optimization_barrier(f(x)),
+    "a gradient": lambda f: lambda x: jax.grad(lambda x: (plain(f)(x) ** 2).sum())(x),
+    "plain": lambda f: plain(lambda x: f(x) * 2),
+    "jax.nn": lambda f: lambda x: jax.nn.silu(f(x)) + jax.nn.relu(x) + jax.nn.softplus(x),
+    "jax.nn, jitted": lambda f: jax.jit(lambda x: jax.nn.gelu(f(x)) + jax.nn.softmax(x)),
+    "jnp": lambda f: lambda x: jnp.linalg.det(jnp.diag(f(x)) + 0.1) * jnp.sinc(x),
+    "random": lambda f: (
+        lambda x: lax.scan(
+            lambda k, _: (jax.random.split(k)[0], f(x) * jax.random.normal(k)),
+            jax.random.key(0),
+            length=2,
+        )[1]
+    ),
+}
+
+
+def left(f, *args):
+    """Whether the traced function has a custom rule."""
+    jaxpr = str(jax.make_jaxpr(f)(*args))
+    return any(name in jaxpr for name in ("custom_vjp", "custom_jvp", "CustomVJP", "CustomRoot"))
+
+
+def bits(tree):
+    return [np.asarray(a).tobytes() for a in jax.tree.leaves(tree)]
+
+
+@pytest.mark.parametrize("depth", DEPTHS)
+def test_values(depth):
+    f = DEPTHS[depth](wrong)
+    assert bits(plain(f)(X)) == bits(f(X))
+    for rule in (wrong, wrong_forward, wrong_registered):
+        assert left(DEPTHS[depth](rule), X) or depth in ("a gradient", "plain")
+        assert not left(plain(DEPTHS[depth](rule)), X)
+
+
+def at_all_depths(make):
+    """Compiled together: one by one takes far longer."""
+    return jax.jit(lambda x: {name: make(depth)(x) for name, depth in DEPTHS.items()})(X)
+
+
+def test_compiled_values():
+    want = at_all_depths(lambda depth: depth(wrong))
+    inside = at_all_depths(lambda depth: plain(depth(wrong)))
+    around = at_all_depths(lambda depth: plain(jax.jit(depth(wrong))))
+    for name in DEPTHS:
+        assert bits(inside[name]) == bits(around[name]) == bits(want[name]), name
+
+
+def test_derivatives():
+    """Each rule by one way of differentiating; all ways meet in `test_transforms`."""
+    tangent = jnp.cos(17 * X)
+
+    def total(f):
+        return lambda x: jnp.sin(f(x)).sum()
+
+    def forward(f):
+        return lambda x: jax.jvp(total(plain(f)), (x,), (tangent,))[1]
+
+    honest = at_all_depths(lambda depth: jax.grad(total(plain(depth(jnp.tanh)))))
+    assert all(np.abs(g).max() < 500 for g in honest.values())
+    same(at_all_depths(lambda depth: jax.grad(plain(total(depth(wrong))))), honest)
+    tangents = {name: g @ tangent for name, g in honest.items()}
+    same(at_all_depths(lambda depth: forward(depth(wrong_registered))), tangents, 1e-11)
+
+
+def test_while_loops():
+    def f(x):
+        return lax.while_loop(
+            lambda c: wrong(c).sum() < 7, lambda c: wrong_forward(c) + wrong_registered(x) + 0.5, x
+        )
+
+    assert not left(plain(f), X)
+    assert bits(plain(f)(X)) == bits(f(X))
+    assert bits(jax.jit(plain(f))(X)) == bits(jax.jit(f)(X))
+
+    def honest(x):
+        return lax.while_loop(
+            lambda c: jnp.tanh(c).sum() < 7, lambda c: jnp.tanh(c) + jnp.tanh(x) + 0.5, x
+        )
+
+    same(jax.jit(jax.jacfwd(plain(f)))(X), jax.jit(jax.jacfwd(honest))(X))
+
+
+TRANSFORMS = {
+    "grad": lambda f: jax.grad(lambda x: f(x).sum()),
+    "value_and_grad": lambda f: jax.value_and_grad(lambda x: f(x).sum()),
+    "jvp": lambda f: lambda x: jax.jvp(f, (x,), (x + 1,)),
+    "jacfwd": jax.jacfwd,
+    "jacrev": jax.jacrev,
+    "linearize": lambda f: lambda x: jax.linearize(f, x)[1](x),
+    "hessian": lambda f: jax.hessian(lambda x: f(x).sum()),
+    "hessian, reverse over forward": lambda f: jax.jacrev(jax.jacfwd(lambda x: f(x).sum())),
+    "vmap": lambda f: lambda x: jax.vmap(f)(x[:, None]),
+    "vmap of jvp": lambda f: jax.vmap(lambda x: jax.jvp(f, (x,), (x,))),
+    "vmap of grad": lambda f: jax.vmap(jax.grad(f)),
+    "checkpoint": lambda f: jax.grad(lambda x: jax.checkpoint(f)(x).sum()),
+    "scan": lambda f: jax.grad(lambda x: lax.scan(lambda c, _: (f(c), c), x, length=2)[0].sum()),
+    "shard_map": lambda f: jax.grad(lambda x: _shard_map(lambda x: lax.psum(f(x).sum(), "d"))(x)),
+    "disable_jit": lambda f: lambda x: _without_jit(jax.jacfwd(f), x),
+}
+
+
+def _without_jit(f, x):
+    with jax.disable_jit():
+        return f(x)
+
+
+def test_transforms():
+    def f(x):
+        return jax.jit(wrong)(x) * wrong_forward(x) + wrong_registered(x)
+
+    def honest(x):
+        return jnp.tanh(x) * jnp.tanh(x) + jnp.tanh(x)
+
+    def answers(f):
+        return jax.jit(lambda x: {name: make(f)(x) for name, make in TRANSFORMS.items()})(X)
+
+    want = answers(honest)
+    same(answers(plain(f)), want)
+    for name in ("grad", "jvp", "jacfwd", "linearize", "vmap of grad", "shard_map", "disable_jit"):
+        same(TRANSFORMS[name](plain(f))(X), want[name])
+
+
+def test_closed_over_tracers():
+    def loss(w):
+        return plain(lambda x: wrong(x * w))(X).sum()
+
+    want = jax.grad(lambda w: jnp.tanh(X * w).sum())(2.0)
+    same(jax.grad(loss)(2.0), want)
+    same(jax.jit(jax.grad(loss))(2.0), want)
+    same(jax.jvp(loss, (2.0,), (1.0,))[1], want)
+    same(jax.vmap(jax.grad(loss))(jnp.array([2.0]))[0], want)
+
+
+def test_arguments():
+    """Pytrees, keywords, what is no array, keys, integers and booleans."""
+
+    def f(p, mode, n, *rest, key, scale=1.0, activation=wrong, none=None):
+        noise = jax.random.normal(key, p["a"].shape) * (0.0 if none is None else 1.0)
+        y = activation(p["a"]) * n * scale + noise if mode == "on" else p["a"]
+        return {
+            "y": y,
+            "i": p["i"] + 1,
+            "key": jax.random.split(key)[0],
+            "rest": rest,
+            "none": None,
+        }
+
+    args = ({"a": X, "i": jnp.arange(3)}, "on", 3, jnp.array([True, False]), 2.5)
+    options = {"key": jax.random.key(1), "scale": np.float64(2.0)}
+    got, want = plain(f)(*args, **options), f(*args, **options)
+    assert jax.tree.structure(got) == jax.tree.structure(want)
+    for g, w in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+        assert jax.typeof(g) == jax.typeof(w)
+        if jax.dtypes.issubdtype(w.dtype if hasattr(w, "dtype") else float, jax.dtypes.prng_key):
+            g, w = jax.random.key_data(g), jax.random.key_data(w)
+        assert np.array_equal(g, w)
+
+    def loss(a, f):
+        return f({"a": a, "i": 0}, *args[1:], **options)["y"].sum()
+
+    same(jax.grad(lambda a: loss(a, plain(f)))(X), 6 * (1 - jnp.tanh(X) ** 2))
+
+
+def test_signature_is_kept():
+    def f(x, *, k=2):
+        """A docstring."""
+        return wrong(x) * k
+
+    assert plain(f).__name__ == "f"
+    assert plain(f).__doc__ == f.__doc__
+    assert plain(f).__wrapped__ is f
+
+
+@pytest.mark.parametrize("x", [2.0, jnp.asarray(2.0), jnp.float32(2), 3, jnp.int32(3), True, 1j])
+def test_weak_types(x):
+    def f(x):
+        return x * 2, x
+
+    got, want = plain(f)(x), f(x)
+    assert jax.tree.map(jax.typeof, got) == jax.tree.map(jax.typeof, want)
+    assert jax.tree.map(lambda a: bool(jnp.isscalar(a)), got) == jax.tree.map(jnp.isscalar, want)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "complex64", "complex128"])
+def test_dtypes(dtype):
+    x = X.astype(dtype)
+
+    def f(x):
+        return wrong(x) @ wrong(x)
+
+    assert bits(plain(f)(x)) == bits(f(x))
+    assert plain(f)(x).dtype == dtype
+    if "complex" not in dtype:
+        assert bits(jax.grad(plain(f))(x)) == bits(jax.grad(lambda x: jnp.tanh(x) @ jnp.tanh(x))(x))
+
+
+def test_stop_gradient_stays():
+    def f(x):
+        return lax.stop_gradient(wrong(x)) * wrong(x)
+
+    same(jax.grad(lambda x: plain(f)(x).sum())(X), jnp.tanh(X) * (1 - jnp.tanh(X) ** 2), 1e-12)
+    same(jax.grad(lambda x: plain(lax.stop_gradient)(x).sum())(X), jnp.zeros(8))
+
+
+def test_kinks_of_jax_nn():
+    assert jax.grad(jax.nn.relu)(0.0) == 0.0
+    assert jax.grad(plain(jax.nn.relu))(0.0) == 0.5
+
+
+def test_effects():
+    seen = []
+
+    def f(x):
+        jax.debug.callback(lambda t: seen.append(float(t)), x.sum(), ordered=True)
+        y = jax.pure_callback(lambda a: 2 * np.asarray(a), jax.typeof(x), wrong(x))
+        return lax.scan(lambda c, a: (jax.debug.callback(seen.append, a), wrong(c))[::-1], y, x)[0]
+
+    for call in (plain(f), jax.jit(plain(f)), plain(jax.jit(f))):
+        seen.clear()
+        got = call(X)
+        jax.effects_barrier()
+        assert len(seen) == 1 + len(X)
+        same(got, f(X))
+        seen.clear()
+
+
+def test_pallas_kernels_stay():
+    """A kernel's jaxpr works on references; the rules in it have no say there."""
+
+    def kernel(x_ref, o_ref):
+        o_ref[...] = wrong(x_ref[...]) + jax.nn.silu(x_ref[...])
+
+    def f(x):
+        return pallas.pallas_call(kernel, jax.typeof(x), interpret=True)(wrong(x))
+
+    assert bits(plain(f)(X)) == bits(f(X))
+    assert bits(jax.jit(plain(f))(X)) == bits(jax.jit(f)(X))
+
+
+def test_references_stay():
+    def f(x):
+        ref = jax.new_ref(x)
+
+        def body(c, _):
+            ref[...] = wrong(ref[...]) + c
+            return c + 1, None
+
+        lax.scan(body, 0.0, length=3)
+        return ref[...]
+
+    assert bits(plain(f)(X)) == bits(f(X))
+    assert bits(jax.jit(plain(f))(X)) == bits(jax.jit(f)(X))
+
+
+def test_explicit_mesh():
+    mesh = jax.make_mesh((4,), ("d",), axis_types=(AxisType.Explicit,))
+    with jax.set_mesh(mesh):
+        x = jax.device_put(X, jax.NamedSharding(mesh, P("d")))
+
+        def f(x):
+            y = jax.reshard(wrong(x), P())
+            return y * wrong_forward(jax.jit(wrong)(x).sum())
+
+        for wrap in (lambda f: f, jax.jit):
+            got = wrap(plain(f))(x)
+            assert jax.typeof(got) == jax.typeof(wrap(f)(x))
+            assert bits(got) == bits(wrap(f)(x))
+            got = wrap(jax.grad(lambda x: plain(f)(x).sum()))(x)
+            assert got.sharding.spec == P("d")
+    # with no mesh set, under jit
+    same(jax.device_get(jax.jit(plain(wrong))(x)), jax.device_get(jnp.tanh(X)))
+
+
+def test_partly_manual_and_nested_shard_map():
+    mesh = jax.make_mesh((2, 4), ("d", "m"), axis_types=(AxisType.Auto,) * 2)
+
+    def f(x):
+        def outer(x):
+            inner = jax.shard_map(
+                lambda x: lax.psum(wrong(x), "m"), in_specs=P("m"), out_specs=P(), axis_names={"m"}
+            )
+            return lax.psum(wrong(x).sum() + inner(x), "d")
+
+        return jax.shard_map(outer, mesh=mesh, in_specs=P("d"), out_specs=P(), axis_names={"d"})(x)
+
+    assert not left(plain(f), X)
+    assert bits(jax.jit(plain(f))(X)) == bits(jax.jit(f)(X))
+
+
+def test_gradient_inside_shard_map():
+    def local(f):
+        return lambda x: jax.grad(lambda x: lax.psum(f(x).sum(), "d"))(x)
+
+    got, want = (_shard_map(local(f), out_specs=P("d"))(X) for f in (plain(wrong), jnp.tanh))
+    same(got, want)
+    # and the other way round
+    inside = plain(_shard_map(lambda x: lax.psum(wrong(x).sum(), "d")))
+    same(jax.jit(jax.grad(inside))(X), 1 - jnp.tanh(X) ** 2)
+
+
+@pytest.mark.skipif(jax.__version_info__ < (0, 12), reason="JAX before 0.12 has no such rules")
+def test_rules_batched_as_a_whole():
+    @jax.custom_vjp
+    def generic(x, n):
+        return wrong(x) * n
+
+    generic.defvjp(
+        lambda x, n: (wrong(x) * n, None), lambda _, g: (999 * g, g), generic_batching=True
+    )
+    for depth in ("itself", "jit", "scan", "vmap", "checkpoint", "shard_map", "vmap of scan"):
+
+        def f(x, make=DEPTHS[depth]):
+            return make(lambda x: generic(x, 1.0))(x)
+
+        def honest(x, make=DEPTHS[depth]):
+            return make(jnp.tanh)(x)
+
+        assert left(f, X)
+        assert not left(plain(f), X)
+        assert bits(jax.jit(plain(f))(X)) == bits(jax.jit(f)(X))
+        got, want = (jax.jit(jax.grad(lambda x, f=f: f(x).sum()))(X) for f in (plain(f), honest))
+        same(got, want)

@@ -3,9 +3,15 @@
 ops         `lin`, `relu`, `mse`, `matmul`; each file of `fnnet.ops` derives its backward rule
 rules       `register`, to give your own function the gradient you derived; `plain`, to take it away
 net         `init`, `layers`, `backprop`, `ladder`: the chapter's machinery, functionally
+measure     `memory`: what an array holds, what a backward pass stores, what a program needs
+proof       the ops again in NumPy, and proofs of their rules; loads when asked for
 """
 
+import importlib
+from types import ModuleType
+
 from fnnet import ops as ops
+from fnnet.measure import memory as memory
 from fnnet.net import backprop as backprop
 from fnnet.net import init as init
 from fnnet.net import ladder as ladder
@@ -23,3 +29,12 @@ from fnnet.ops import silu as silu
 from fnnet.ops import softmax as softmax
 from fnnet.rules import plain as plain
 from fnnet.rules import register as register
+
+_ON_DEMAND = ("proof",)
+
+
+def __getattr__(name: str) -> ModuleType:
+    """Load, when it is first asked for, what those who only import ops need not wait for."""
+    if name in _ON_DEMAND:
+        return importlib.import_module(f"fnnet.{name}")
+    raise AttributeError(f"module 'fnnet' has no attribute {name!r}")

@@ -77,7 +77,7 @@ def test_public_names():
 
     for name in ("matmul", "lin", "relu", "mse", "plain", "register"):
         assert callable(getattr(fnnet, name))
-    for module in ("ops", "init", "layers", "backprop", "ladder"):
+    for module in ("ops", "init", "layers", "backprop", "ladder", "memory", "proof"):
         assert getattr(fnnet, module).__name__.startswith("fnnet.")
     for op in ("matmul", "lin", "relu", "mse"):
         assert getattr(fnnet, op) is getattr(fnnet.ops, op)

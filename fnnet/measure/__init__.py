@@ -1,0 +1,1 @@
+"""What things cost: `memory` looks at arrays and programs, `bench` times the ops on this device."""

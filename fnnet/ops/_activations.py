@@ -61,6 +61,11 @@ def gelu(x: Float[Array, "..."], *, approximate: bool = False) -> Float[Array, "
     Raises:
         TypeError: for an array that is not of real floating point dtype.
 
+    Note:
+        On JAX 0.12 the exact form cannot be differentiated twice inside `jax.shard_map` with
+        ``check_vma=True``: JAX's derivative of erfc fails there (and so does `jax.nn.gelu`'s
+        first).
+
     Example:
         >>> import jax.numpy as jnp
         >>> from fnnet import gelu

@@ -78,12 +78,10 @@ def contract(
     """
     if dtype is None:
         dtype = jnp.result_type(*operands) if like is None else like.dtype
-    out = jnp.einsum(
-        subscripts,
-        *operands,
-        precision=precision,
-        preferred_element_type=accumulator(*operands),
-    )
+    wide = accumulator(*operands)
+    # einsum itself adds up, in the wide dtype, along an axis that only one narrow operand has
+    with jax.numpy_dtype_promotion("standard"):
+        out = jnp.einsum(subscripts, *operands, precision=precision, preferred_element_type=wide)
     return out.astype(dtype)
 
 

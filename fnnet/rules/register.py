@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any, ParamSpec, TypeVar
 
@@ -33,7 +34,7 @@ def register(
     bwd: Callable[..., Sequence[Any]],
     *,
     name: str | None = None,
-    static_argnames: Sequence[str] = (),
+    static_argnames: str | Sequence[str] = (),
 ) -> Callable[P, R]:
     """Give `forward` the derivative rule ``(fwd, bwd)``.
 
@@ -85,13 +86,13 @@ def register(
     """
     name = name or str(getattr(forward, "__name__", "registered"))
     signature = inspect.signature(forward)
-    if unknown := set(static_argnames) - set(signature.parameters):
+    static = frozenset([static_argnames] if isinstance(static_argnames, str) else static_argnames)
+    if unknown := static - set(signature.parameters):
         raise ValueError(
             f"{name}: static_argnames names {sorted(unknown)}, which forward does not have; "
             f"its parameters are {list(signature.parameters)}"
         )
     rule = Rule(name, forward, fwd, bwd, _accepted(bwd))
-    static = frozenset(static_argnames)
 
     @functools.wraps(forward)
     def op(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -116,7 +117,8 @@ def _accepted(bwd: Callable[..., Any]) -> frozenset[str]:
 
 def _call(rule: Rule, arguments: Arguments) -> Any:
     """Call the function as a `jax.custom_vjp` of the arrays among its arguments."""
-    passes: list[Pass] = []
+    passes: dict[int, Pass] = {}
+    numbers = itertools.count()
 
     def primal(*operands: Any) -> Any:
         args, options = arguments.rebuilt(operands)
@@ -144,12 +146,12 @@ def _call(rule: Rule, arguments: Arguments) -> Any:
         known = arguments.static | options
         taken = {k: known[k] for k in rule.bwd_takes if k in known}
         this = Pass(rule, arguments, operands, wanted, out, (res, taken))
-        passes.append(this)
         # The backward pass must find the pass it belongs to. One traced call may be differentiated
         # in several ways (for x, for w), but JAX keeps one structure of residuals for them all: so
         # the number travels as a shape, which is as static and is kept with each.
-        number = jnp.zeros((0, len(passes) - 1), bool)
-        return out, [number, *this.release()]
+        n = next(numbers)
+        passes[n] = this
+        return out, [jnp.zeros((0, n), bool), *this.release()]
 
     def bwd(saved: list[jax.Array], g: Any) -> tuple[Any, ...]:
         number, *residuals = saved

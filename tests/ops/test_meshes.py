@@ -76,7 +76,8 @@ def test_grad_inside_shard_map(case: Case, check_vma, key):
         assert_close(jax.device_get(got), jax.device_get(jax.grad(loss_of(case.plain), n)(*args)))
 
 
-@each_op(**BATCHED)
+# JAX 0.12 cannot differentiate erfc in shard_map with check_vma=True, and gelu's backward holds one
+@each_op(where=lambda case: BATCHED["where"](case) and case.name != "gelu")
 def test_second_order_and_scan_in_shard_map(case: Case, key):
     mesh = jax.make_mesh((2,), ("d",), axis_types=(AxisType.Auto,))
     args = case.args(key)

@@ -107,6 +107,8 @@ def test_wrong_calls_name_the_op():
         registered(X, S, 3)
     with pytest.raises(ValueError, match=r"scaled: static_argnames names \['huh'\].*\['x', 's'"):
         register(scaled, scaled_fwd, scaled_bwd, static_argnames=("huh",))
+    with pytest.raises(ValueError, match=r"scaled: static_argnames names \['huh'\]"):
+        register(scaled, scaled_fwd, scaled_bwd, static_argnames="huh")
 
 
 def test_array_options_reach_the_backward_rule_of_a_traced_call():

@@ -96,10 +96,10 @@ def cross_entropy(
         >>> import jax, jax.numpy as jnp
         >>> from fnnet import cross_entropy
         >>> logits, labels = jnp.zeros((5, 10)), jnp.arange(5)
-        >>> cross_entropy(logits, labels).round(4)
-        Array(2.3026, dtype=float32)
-        >>> jax.grad(cross_entropy)(logits, labels)[0, :2].round(3)
-        Array([-0.18,  0.02], dtype=float32)
+        >>> f"{cross_entropy(logits, labels):.4f}"
+        '2.3026'
+        >>> [f"{d:.4f}" for d in jax.grad(cross_entropy)(logits, labels)[0, :2].tolist()]
+        ['-0.1800', '0.0200']
     """
     require_floats("cross_entropy", logits=logits)
     if weights is not None:

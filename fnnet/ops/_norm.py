@@ -104,8 +104,8 @@ def rms_norm(
     Example:
         >>> import jax.numpy as jnp
         >>> from fnnet import rms_norm
-        >>> rms_norm(jnp.array([[1.0, 7.0]]), eps=0.0).round(4).tolist()
-        [[0.20000000298023224, 1.399999976158142]]
+        >>> [f"{y:.4f}" for y in rms_norm(jnp.array([1.0, 7.0]), eps=0.0).tolist()]
+        ['0.2000', '1.4000']
     """
     _require("rms_norm", x, scale=scale)
     return _rms_norm(jnp.asarray(x), scale, eps=eps)

@@ -83,3 +83,19 @@ def same(got, want, tolerance=1e-12):
 def agree(make, rule, forward, tolerance=1e-12):
     """What `make` makes of the registered function equals what it makes of the plain one."""
     same(make(rule), make(forward), tolerance)
+
+
+def products(f, *args):
+    """The matrix products of f, each with its precision."""
+
+    def found(jaxpr):
+        for eqn in jaxpr.eqns:
+            if eqn.primitive.name == "dot_general":
+                yield str(eqn.params["precision"])
+            for inner in jax.tree.leaves(
+                list(eqn.params.values()), is_leaf=lambda p: hasattr(p, "eqns")
+            ):
+                if hasattr(inner, "eqns"):
+                    yield from found(getattr(inner, "jaxpr", inner))
+
+    return sorted(found(jax.make_jaxpr(f)(*args).jaxpr))

@@ -1,0 +1,223 @@
+"""Where rule and oracle differ: is it the rule, a kink, or the oracle itself?
+
+The oracle is asked again just beside the sample point, and differences of the value are taken,
+which no derivative rule enters. The rule is convicted unless one of them takes its side.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import numpy as np
+
+from fnnet.check.case import Case
+from fnnet.check.modes import NATIVE
+from fnnet.check.numerical import Differences
+from fnnet.check.precision import equations
+from fnnet.check.subject import Arrays
+from fnnet.check.tolerance import Compared, scale_of
+
+# how far beside the sample point a kink is looked for, relative to each number
+BESIDE = 1e-6
+BESIDE_NATIVE = 1e-3
+PAIRS = 4
+
+
+@dataclasses.dataclass
+class Judgement:
+    """What became of the elements that differ.
+
+    Attributes:
+        convicted: where the rule is wrong, as far as was looked.
+        index: the worst of those.
+        kinks: how many lie at a kink, between the derivatives on its sides.
+        unreliable: how many nothing settled.
+        words: why.
+        settled: how many differences settled in the rule's favour.
+    """
+
+    convicted: bool
+    index: tuple[int, ...] | None
+    kinks: int
+    unreliable: int
+    words: str
+    settled: int = 0
+
+
+class Arbiter:
+    """Judges the differences between one rule and its oracle."""
+
+    def __init__(self, case: Case) -> None:
+        self._case = case
+        self.differences = Differences(case)
+
+    @functools.cached_property
+    def beside(self) -> list[Any]:
+        """For every argument, its gradients at points just beside the sample point, stacked."""
+        found = [gradient for draw in range(PAIRS) for gradient in self.pair(draw)]
+        return [np.stack(x) for x in zip(*found, strict=True)]
+
+    def pair(self, draw: int) -> tuple[Arrays, Arrays]:
+        """The oracle's gradients at two points on either side of the sample point."""
+        up, down = (self._case.by_truth(x, self._case.g) for x in self.points(draw))
+        return up, down
+
+    def points(self, draw: int) -> tuple[Arrays, Arrays]:
+        """Two points just beside the sample point, opposite each other."""
+        case = self._case
+        rng = case.rng(4, draw)
+        step = BESIDE_NATIVE if case.work is NATIVE and case.native_eps > 1e-10 else BESIDE
+        moves = []
+        for x in case.values:
+            sizes = np.abs(x)
+            typical = np.median(sizes[sizes > 0]) if (sizes > 0).any() else 1.0
+            way = rng.choice([-1.0, 1.0], x.shape) * rng.uniform(0.5, 1.0, x.shape)
+            moves.append(step * np.where(sizes > 0, sizes, typical) * way)
+        up, down = ([x + s * m for x, m in zip(case.values, moves, strict=True)] for s in (1, -1))
+        return up, down
+
+    def judge(self, number: int, c: Compared) -> Judgement:
+        """Judge one argument's differences.
+
+        Args:
+            number: of the argument.
+            c: rule and oracle compared at the sample point.
+        """
+        case = self._case
+        if not c.bad.any() and not c.unclear.any():
+            return Judgement(False, None, 0, 0, "")
+        bad, unclear = c.bad.copy(), c.unclear.copy()
+        kinks = 0
+        if case.has_oracle:
+            between = self._between(number, c)
+            at_kinks = between & (bad | unclear)
+            kinks = int(at_kinks.sum())
+            if kinks > 1 and self._too_much_in_all(number, c, at_kinks):
+                words = "at ties the elements' shares do not add up"
+                return Judgement(True, _worst(c, at_kinks), 0, 0, words)
+            bad &= ~between
+            unclear &= ~between
+            near = unclear & self._continued(number, c)
+            unclear &= ~near
+        unreliable = settled = 0
+        words = ""
+        tries = self._tries
+        while bad.any():
+            index = _worst(c, bad)
+            side = "rule" if case.declared else self._side(number, index, c)
+            if side == "rule":
+                return Judgement(True, index, kinks, unreliable, "")
+            if side == "kink":
+                kinks += 1
+            else:
+                settled += 1
+                words = "differences of the function's values side with the rule against autodiff"
+            bad[index] = False
+            tries -= 1
+            if not tries:
+                unreliable += int(bad.sum())
+                words += "; not all of them were asked"
+                break
+        for index in [tuple(i) for i in np.argwhere(unclear)[: self._tries]]:
+            d = self._derivative(number, index)
+            if not d.kink and d.reliable and np.isfinite(c.got[index]) and not case.declared:
+                if abs(d.value - np.real(c.got[index])) > 10 * d.error + 1e-3 * abs(d.value):
+                    return Judgement(
+                        True, index, kinks, unreliable, "autodiff gives no number here"
+                    )
+                unclear[index] = False
+                settled += 1
+        if unclear.any():
+            unreliable += int(unclear.sum())
+            words = "autodiff gives NaN or infinity here, and differences do not settle it"
+        return Judgement(False, None, kinks, unreliable, words, settled)
+
+    @property
+    def _tries(self) -> int:
+        return 24 if self._case.size < 20_000 else 6
+
+    def _between(self, number: int, c: Compared) -> Any:
+        """Where the oracle jumps beside the point, and the rule's number lies within the jump."""
+        beside = self.beside[number]
+        result = np.ones(c.want.shape, bool)
+        jumps = np.zeros(c.want.shape, bool)
+        for part in (np.real, np.imag) if np.iscomplexobj(c.want) else (np.real,):
+            near, got = np.sort(part(beside), 0), part(c.got)
+            with np.errstate(all="ignore"):
+                lo, hi = np.nanmin(near, 0), np.nanmax(near, 0)
+                gap = hi - lo
+                jumps |= gap > 1e-3 * np.maximum(np.abs(lo), np.abs(hi))
+                # where several kinks meet, their sides combine in more ways than were drawn
+                several = (np.diff(near, axis=0) > 1e-3 * gap).sum(0) > 1
+                margin = np.where(several, 1.0, 1e-6) * gap + c.bound
+                result &= (lo - margin <= got) & (got <= hi + margin)
+        return result & jumps & np.isfinite(c.got)
+
+    def _too_much_in_all(self, number: int, c: Compared, at: Any) -> bool:
+        """Whether elements at kinks are each in their range, and together are not.
+
+        Moving tied elements alike, the maximum among them moves smoothly: the shares of its
+        gradient, however they are chosen, must add up.
+        """
+        case = self._case
+        if np.iscomplexobj(c.want) or case.declared or not np.isfinite(c.want[at]).all():
+            return False
+        v = [np.zeros_like(x) for x in case.values]
+        v[number][at] = scale_of(case.values[number]) or 1.0
+        d = self.differences.along(v)
+        got, want = (float(np.sum(x * v[number])) for x in (np.where(at, c.got, 0), c.want))
+        near = 10 * d.error + 1e-4 * abs(d.value)
+        return not d.kink and d.reliable and abs(want - d.value) <= near < 0.1 * abs(got - d.value)
+
+    def _continued(self, number: int, c: Compared) -> Any:
+        """Where the oracle has no number, but those just beside it agree with the rule's."""
+        beside = self.beside[number]
+        with np.errstate(all="ignore"):
+            low, high = np.min(np.real(beside), 0), np.max(np.real(beside), 0)
+            close = np.abs(high - low) <= 1e-3 * np.maximum(np.abs(low), c.scale)
+            return close & (np.abs(c.got - low) <= 1e-3 * np.maximum(np.abs(low), c.scale))
+
+    def _derivative(self, number: int, index: tuple[int, ...]) -> Any:
+        return self.differences.element(number, index)
+
+    def _side(self, number: int, index: tuple[int, ...], c: Compared) -> str:
+        """Who is wrong about one element: the "rule", nobody ("kink"), or the "oracle"."""
+        got, want = c.got[index], c.want[index]
+        if not np.isfinite(got):
+            return "rule"
+        if np.iscomplexobj(want):
+            imaginary = abs((got - want).imag) > abs((got - want).real)
+            d = self.differences.element(number, index, imaginary)
+            got, want = (-got.imag, -want.imag) if imaginary else (got.real, want.real)
+        else:
+            d = self._derivative(number, index)
+        if d.kink:
+            low, high = sorted((d.left, d.right))
+            margin = 3 * d.side_error + 1e-6 * max(abs(low), abs(high))
+            return "kink" if low - margin <= got <= high + margin else "rule"
+        if not np.isfinite(d.value) or d.error > 0.1 * abs(got - want):
+            return "rule"
+        if abs(d.value - got) < 0.25 * abs(got - want) and not self.stops_gradients:
+            return "oracle"
+        return "rule"
+
+    @functools.cached_property
+    def stops_gradients(self) -> bool:
+        """Whether the function stops gradients on purpose, so that its differences see more."""
+        case = self._case
+        with case.work.context():
+            try:
+                jaxpr = jax.make_jaxpr(case.truth)(
+                    case.work.cast(case.values, case.subject.values), case.subject.others
+                )
+            except Exception:
+                return False
+        return any(e.primitive.name == "stop_gradient" for e in equations(jaxpr))
+
+
+def _worst(c: Compared, where: Any) -> tuple[int, ...]:
+    ratio = np.where(where, c.error / np.maximum(c.bound, 1e-300), -1.0)
+    return tuple(int(i) for i in np.unravel_index(np.argmax(ratio), ratio.shape))

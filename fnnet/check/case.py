@@ -1,0 +1,227 @@
+"""One check: the rule, the oracle, where they are evaluated, and what was evaluated so far."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fnnet.check.modes import NATIVE, WIDE, Mode, Program, epsilon, narrowed, widened
+from fnnet.check.precision import narrowest
+from fnnet.check.subject import Arrays, Subject
+from fnnet.rules import plain
+
+# relative to its leaf's scale, what may differ in float64: rounding alone, where the caller works
+# in float64; else also constants that a rule has to single precision only
+FLOOR_64, FLOOR_32 = 1e-10, 5e-7
+
+
+def pull(flat: Callable[..., Any]) -> Callable[..., Any]:
+    """``values, others, g -> outputs, gradients, other outputs`` of a flat function."""
+
+    def run(values: Arrays, others: Arrays, g: Arrays) -> tuple[Arrays, Arrays, Arrays]:
+        outs, back, rest = jax.vjp(lambda v: flat(v, others), values, has_aux=True)
+        (grads,) = back(g)
+        return outs, grads, rest
+
+    return run
+
+
+class Case:
+    """What the questions share.
+
+    Attributes:
+        subject: the call.
+        hand: the function with its rule, flat.
+        truth: the function whose derivative is the truth, flat: the same without rules.
+        declared: whether the truth is a `reference` that the caller declared.
+        values: the differentiated arrays, in 64 bits.
+        g: a random cotangent, nowhere near 0 or constant, exact in every float dtype.
+        work: the mode of the elementwise comparison.
+        has_oracle: whether JAX can differentiate the truth.
+    """
+
+    def __init__(
+        self,
+        f: Callable[..., Any],
+        subject: Subject,
+        reference: Callable[..., Any] | None,
+        seed: list[int],
+        budget_bytes: int | None = None,
+    ) -> None:
+        self.subject = subject
+        self.f = f
+        self.budget_bytes = budget_bytes
+        self.declared = reference is not None
+        self.hand = subject.flat(f)
+        self.truth = subject.flat(plain(f) if reference is None else reference)
+        self.primal = subject.flat(f if reference is None else reference)
+        self.pull_hand = Program(pull(self.hand))
+        self.pull_truth = Program(pull(self.truth))
+        self.forward = Program(lambda v, o: self.hand(v, o))
+        self.seed = seed
+        self.values = [widened(v) for v in subject.values]
+        self.g = self.cotangent(0)
+        self.work: Mode = NATIVE
+        self.has_oracle = False
+        self.why_no_oracle = ""
+        self.why_native = ""
+        self.sensitivity: dict[Any, list[Any]] = {}
+        self.power: dict[str, float] = {}
+        self.residual_bytes: tuple[int | None, int | None] = (None, None)
+        self.oracle: Program = self.pull_truth
+
+    def rng(self, *stream: int) -> np.random.Generator:
+        """A generator of its own for each purpose, so that no question moves another's draws."""
+        return np.random.default_rng([*self.seed, *stream])
+
+    @property
+    def paths(self) -> list[str]:
+        """The differentiated arguments' names."""
+        return self.subject.paths
+
+    @functools.cached_property
+    def native_eps(self) -> float:
+        """The coarsest spacing among the differentiated arrays' dtypes."""
+        return max((epsilon(v.dtype) for v in self.subject.values), default=epsilon(np.float64))
+
+    @functools.cached_property
+    def work_eps(self) -> float:
+        """The spacing that rounding has in the elementwise comparison.
+
+        A function that casts to a narrow dtype inside rounds there, in 64 bits too. The oracle
+        may; the rule may as far as the caller's own dtypes do.
+        """
+        if self.work is NATIVE:
+            return max(self.native_eps, self.narrowest(self.truth, NATIVE))
+        rule = min(self.narrowest(self.hand, WIDE), self.native_eps)
+        return max(self.narrowest(self.truth, WIDE) if self.has_oracle else 0.0, rule)
+
+    @property
+    def floor(self) -> float:
+        """The error, relative to its leaf's scale, that is put down to rounding."""
+        if self.work is NATIVE:
+            return max(FLOOR_64, 32 * self.work_eps)
+        least = FLOOR_64 if self.native_eps <= epsilon(np.float64) else FLOOR_32
+        return least if self.work_eps <= epsilon(np.float64) else max(least, 32 * self.work_eps)
+
+    def narrowest(self, flat: Callable[..., Any], mode: Mode) -> float:
+        """The coarsest spacing in which the gradient of `flat` computes anything."""
+        with mode.context():
+            try:
+                jaxpr = jax.make_jaxpr(pull(flat))(
+                    mode.cast(self.values, self.subject.values),
+                    self.subject.others,
+                    self.cast_g(self.g, mode),
+                )
+            except Exception:
+                return 0.0
+        return narrowest(jaxpr)
+
+    @functools.cache  # noqa: B019  (a case lives as long as its check)
+    def out_types(self, mode: Mode) -> tuple[Any, ...]:
+        """Shapes and dtypes of the float outputs."""
+        with mode.context():
+            outs, _ = jax.eval_shape(
+                self.hand, mode.cast(self.values, self.subject.values), self.subject.others
+            )
+        return tuple(outs)
+
+    def cotangent(self, number: int) -> Arrays:
+        """A random cotangent: sizes from 1/2 to 2, either sign, of 8 bits."""
+        rng = self.rng(1, number)
+        found = []
+        for t in self.out_types(NATIVE):
+            parts = [_drawn(rng, t.shape) for _ in range(2)]
+            is_complex = jnp.issubdtype(t.dtype, jnp.complexfloating)
+            found.append(parts[0] + 1j * parts[1] if is_complex else parts[0])
+        return found
+
+    def cast_g(self, g: Arrays, mode: Mode) -> Arrays:
+        """A cotangent in the dtypes that the outputs have in `mode`."""
+        return [narrowed(x, t.dtype) for x, t in zip(g, self.out_types(mode), strict=True)]
+
+    def _run(self, program: Program, values: Arrays, g: Arrays, mode: Mode, others: Any) -> Any:
+        return program(
+            mode,
+            mode.cast(values, self.subject.values),
+            self.subject.others if others is None else others,
+            self.cast_g(g, mode),
+        )
+
+    def by_hand(
+        self, values: Arrays, g: Arrays, mode: Mode | None = None, others: Any = None
+    ) -> Arrays:
+        """The rule's gradients, in 64 bits after they were computed in `mode`."""
+        return [
+            widened(x) for x in self._run(self.pull_hand, values, g, mode or self.work, others)[1]
+        ]
+
+    def by_truth(
+        self, values: Arrays, g: Arrays, mode: Mode | None = None, others: Any = None
+    ) -> Arrays:
+        """The oracle's gradients."""
+        return [widened(x) for x in self._run(self.oracle, values, g, mode or self.work, others)[1]]
+
+    @functools.cache  # noqa: B019
+    def hand_at_args(self, mode: Mode) -> Any:
+        """Outputs, gradients and other outputs of the rule, at the caller's arguments."""
+        return self._run(self.pull_hand, self.values, self.g, mode, None)
+
+    @functools.cache  # noqa: B019
+    def truth_at_args(self, mode: Mode) -> Any:
+        """The same of the oracle."""
+        return self._run(self.oracle, self.values, self.g, mode, None)
+
+    def traceable_value(self) -> bool:
+        """Whether the value can be computed from traced arrays."""
+        with self.work.context():
+            try:
+                jax.eval_shape(
+                    self.primal,
+                    self.work.cast(self.values, self.subject.values),
+                    self.subject.others,
+                )
+            except Exception:
+                return False
+        return True
+
+    @property
+    def size(self) -> int:
+        """How many numbers go in and come out."""
+        return int(sum(v.size for v in self.values) + sum(x.size for x in self.g))
+
+    def choose_mode(self) -> None:
+        """Find out whether there is an oracle, and whether it and the rule run in float64."""
+        try:
+            self.truth_at_args(WIDE)
+            self.hand_at_args(WIDE)
+            self.has_oracle, self.work = True, WIDE
+            return
+        except Exception as e:
+            self.why_native = f"{type(e).__name__}: {first_line(e)}"
+        try:
+            self.truth_at_args(NATIVE)
+            self.has_oracle = True
+        except Exception as e:
+            self.why_no_oracle = f"{type(e).__name__}: {first_line(e)}"
+            self.oracle = self.pull_hand
+            try:
+                self.hand_at_args(WIDE)
+                self.work = WIDE
+            except Exception:
+                self.work = NATIVE
+
+
+def first_line(e: BaseException) -> str:
+    """The first line of an exception's message."""
+    return next(iter(str(e).strip().splitlines()), "")
+
+
+def _drawn(rng: np.random.Generator, shape: tuple[int, ...]) -> Any:
+    size = np.round(rng.uniform(0.5, 2.0, shape) * 64) / 64
+    return size * rng.choice([-1.0, 1.0], shape)

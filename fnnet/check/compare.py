@@ -1,0 +1,61 @@
+"""`compare_gradients`: a whole model's manual gradients against automatic ones, leaf by leaf."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax.numpy as jnp
+
+from fnnet.check import settings
+from fnnet.check.evidence import Evidence
+from fnnet.check.modes import NATIVE
+from fnnet.check.questions import contract, reverse, value
+from fnnet.check.report import Report
+from fnnet.check.verify import make_case, make_report, seed_of
+
+
+def compare_gradients(loss: Callable[..., Any], *args: Any, key: Any = None) -> Report:
+    """``jax.grad(loss)`` against ``jax.grad(plain(loss))``, leaf by leaf.
+
+    In float64, elementwise, and again in the arguments' own dtypes. It asks less than `check_vjp`
+    and is meant for losses of whole models.
+
+    Args:
+        loss: a function of pytrees of arrays that returns one real number.
+        args: its arguments; the gradient is taken with respect to every float or complex array.
+        key: a `jax.random.key` or an int, for the arbiter's draws.
+
+    Returns:
+        A `Report` with a finding for every leaf, named by its path.
+
+    Raises:
+        TypeError: if `loss` does not return one real number.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from fnnet import lin, mse, relu
+        >>> from fnnet.check import compare_gradients
+        >>> def loss(params, x, y):
+        ...     return mse(relu(lin(x, params["w"], params["b"])), y)
+        >>> params = {"w": jnp.linspace(-1, 1, 6).reshape(3, 2), "b": jnp.zeros(2)}
+        >>> report = compare_gradients(loss, params, jnp.ones((4, 3)), jnp.ones((4, 2)))
+        >>> report.verdict, report.findings[1].arg
+        ('correct', "params['b']")
+    """
+    with settings.native():
+        case = make_case(loss, args, None, None, seed_of(key), None, None)
+        outs = case.out_types(NATIVE)
+        if [t.shape for t in outs] != [()] or jnp.issubdtype(outs[0].dtype, jnp.complexfloating):
+            got = ", ".join(f"{t.dtype}{list(t.shape)}" for t in outs)
+            raise TypeError(
+                f"compare_gradients: {case.subject.name} must return one real number; "
+                f"it returned {got or 'no float at all'}. For other functions use check_vjp"
+            )
+        findings = contract.ask(case)
+        if not any(f.verdict == "wrong" and f.diagnosis != "dtype" for f in findings):
+            case.g = [g / g for g in case.g]
+            case.choose_mode()
+            evidence = Evidence(case)
+            findings += [*reverse.ask(evidence), *value.ask(evidence)]
+        return make_report(case, findings)

@@ -1,0 +1,195 @@
+"""What the mistake probably is: known mistakes are fitted to a wrong gradient, likeliest first."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import numpy as np
+
+from fnnet.check.fit import Pair, as_mean, as_sum, fit, size_of
+from fnnet.check.influence import Influence
+from fnnet.check.modes import NATIVE, Mode, epsilon
+from fnnet.check.precision import equations
+from fnnet.check.report import Detail
+from fnnet.check.tolerance import Compared
+
+__all__ = ["first_order", "fit", "narrow"]
+
+Fitted = tuple[str, Detail]
+
+
+def first_order(e: Any, number: int, c: Compared) -> Fitted:
+    """The mistake in the gradient of argument `number`.
+
+    Args:
+        e: the evidence.
+        number: of the argument.
+        c: rule and oracle compared.
+    """
+    path = e.case.paths[number]
+    code, detail = _first_order(e, number, c)
+    detail["words"] = f"d{path}: {detail['words']}"
+    return code, detail
+
+
+def _first_order(e: Any, number: int, c: Compared) -> Fitted:
+    if e.nondeterministic:
+        return "nondeterministic", Detail(words=f"it differs {e.nondeterministic}")
+    bound = float(np.quantile(c.bound, 0.9)) if c.bound.size else 0.0
+    pair = Pair(c.got, c.want, bound)
+    if number in e.nonlinear:
+        return e.nonlinear[number]  # type: ignore[no-any-return]
+    if found := computed_narrow(e, c):
+        return found
+    if found := pair.whole():
+        return _explained(e, number, found)
+    if found := _swapped(e, number, pair) or _one_share(e, number, pair) or pair.turned():
+        return found
+    if not pair.finite:
+        return pair.some_elements(0.0) or ("unknown", Detail(words="it has no finite number"))
+    if found := _missing(e, number, c, pair):
+        return found
+    if found := pair.some_elements(0.5):
+        return _with_condition(e, number, c, found)
+    influence = Influence(e, number)
+    found = influence.dropped() or influence.axes()
+    if not found and (found := pair.some_elements(0.01)):
+        return _with_condition(e, number, c, found)
+    return found or ("unknown", Detail(words="it fits no known mistake"))
+
+
+def narrow(e: Any, number: int, c: Compared, mode: Mode) -> Fitted:
+    """The mistake of a rule that is right in float64, and wrong in `mode`."""
+    if e.nondeterministic:
+        words = f"d{e.case.paths[number]} differs {e.nondeterministic}"
+        return "nondeterministic", Detail(words=words)
+    near = float(np.max(c.bound, initial=0.0))
+    found = computed_narrow(e, c) if mode is NATIVE else None
+    code, detail = found or Pair(c.got, c.want, near).whole() or fit(c.got, c.want, near)
+    if code == "unknown" and _within(c, 0.5):
+        code = "dtype"
+        detail["words"] = "its rounding errors are too large: is it summed in a narrow dtype?"
+    detail["words"] = (
+        f"d{e.case.paths[number]} is right in float64, and wrong in {_dtypes(e, mode)}: {detail}"
+    )
+    return code, detail
+
+
+def computed_narrow(e: Any, c: Compared) -> Fitted | None:
+    """Whether the rule rounds to a dtype narrower than the caller's, and its error is no larger."""
+    case = e.case
+    eps = case.narrowest(case.hand, case.work)
+    least = max(case.native_eps if case.work is NATIVE else epsilon(np.float64), case.work_eps)
+    if eps <= 4 * least or not np.isfinite(c.error).all():
+        return None
+    if float(c.error.max(initial=0.0)) > 32 * eps * max(size_of(c.want), 1e-300):
+        return None
+    words = f"it is computed with a spacing of {eps:.0e}: cast last, and to the argument's dtype"
+    return "dtype", Detail(words=words, spacing=eps)
+
+
+def _within(c: Compared, fraction: float) -> bool:
+    return bool(np.isfinite(c.error).all() and c.error.max(initial=0.0) < fraction * c.scale)
+
+
+def _dtypes(e: Any, mode: Mode) -> str:
+    if mode is not NATIVE:
+        return mode.name
+    return ", ".join(sorted({str(v.dtype) for v in e.case.subject.values}))
+
+
+def _explained(e: Any, number: int, found: Fitted) -> Fitted:
+    """A factor in words: 1/n for a mean, the devices' number for a mean over devices."""
+    code, detail = found
+    case = e.case
+    if code != "scaled":
+        return found
+    factor, leaf = detail["factor"], case.values[number]
+    others = [v for i, v in enumerate(case.values) if i != number]
+    if n := as_mean(factor, case.g, leaf, others):
+        if n in _mesh_sizes(e):
+            detail["words"] = (
+                f"it is 1/{n} of what it should be: a mean over {n} devices, not a sum?"
+            )
+            return "missing_psum", Detail(detail, devices=n)
+        detail["words"] = (
+            f"it is 1/{n} of what it should be: a mean over {n} where a sum belongs, or a mean's"
+            " 1/n applied twice?"
+        )
+        return "mean_not_sum", Detail(detail, n=n)
+    if n := as_sum(factor, [*case.g, *case.values]):
+        detail["words"] = f"it is {n} times what it should be: is a mean's 1/{n} forgotten?"
+    return "scaled", detail
+
+
+def _swapped(e: Any, number: int, pair: Pair) -> Fitted | None:
+    for j, other in enumerate(e.truth):
+        if j != number and other.size > 1 and np.any(other) and pair.equals(other):
+            if pair.equals(e.truth[number]):
+                continue
+            name = e.case.paths[j]
+            words = f"it is the gradient of {name}: are the cotangents in the arguments' order?"
+            return "swapped", Detail(words=words, with_=name)
+    return None
+
+
+def _mesh_sizes(e: Any) -> set[int]:
+    """The numbers of devices over which the function, or its rule, is mapped."""
+    case = e.case
+    mode = case.work
+    with mode.context():
+        try:
+            jaxpr = jax.make_jaxpr(case.truth)(
+                mode.cast(case.values, case.subject.values), case.subject.others
+            )
+        except Exception:
+            return set()
+    sizes: set[int] = set()
+    for eqn in equations(jaxpr):
+        if eqn.primitive.name == "shard_map":
+            sizes |= set(dict(eqn.params["mesh"].shape).values())
+    return {n for n in sizes if n > 1}
+
+
+def _one_share(e: Any, number: int, pair: Pair) -> Fitted | None:
+    """Whether it is one device's share of the sum over devices."""
+    case = e.case
+    for n in _mesh_sizes(e):
+        for axis in range(max((x.ndim for x in case.g), default=0)):
+            for share in range(n):
+                g = [_share_of(x, axis, n, share) for x in case.g]
+                if pair.equals(case.by_truth(case.values, g)[number]):
+                    words = f"it is device {share}'s share alone: a psum over {n} is missing"
+                    return "missing_psum", Detail(words=words, devices=n)
+    return None
+
+
+def _share_of(x: Any, axis: int, n: int, share: int) -> Any:
+    if x.ndim <= axis or x.shape[axis] % n:
+        return x
+    size = x.shape[axis] // n
+    mask = np.zeros(x.shape[axis])
+    mask[share * size : (share + 1) * size] = 1
+    return x * mask.reshape([-1 if k == axis else 1 for k in range(x.ndim)])
+
+
+def _missing(e: Any, number: int, c: Compared, pair: Pair) -> Fitted | None:
+    try:
+        return e.paths.missing(number, c.got, pair.near)  # type: ignore[no-any-return]
+    except Exception:  # a graph that cannot be rewritten explains nothing
+        return None
+
+
+def _with_condition(e: Any, number: int, c: Compared, found: Fitted) -> Fitted:
+    """Say so if it is just the negative, or the positive, arguments that are wrong."""
+    code, detail = found
+    x = e.case.values[number]
+    with np.errstate(all="ignore"):
+        wrong = ~(np.abs(c.got - c.want) <= c.bound)
+    if x.size > 3 and not np.iscomplexobj(x):
+        for words, where in (("negative", x < 0), ("positive", x > 0)):
+            if wrong[where].all() and not wrong[~where].any() and where.any():
+                detail["words"] += f"; just those where {e.case.paths[number]} is {words}"
+                detail["where"] = words
+    return code, detail

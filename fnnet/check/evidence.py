@@ -1,0 +1,149 @@
+"""What was computed about the case at its sample point, and how a finding is made of it."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import numpy as np
+
+from fnnet.check.arbiter import Arbiter
+from fnnet.check.case import Case
+from fnnet.check.modes import NATIVE, widened
+from fnnet.check.paths import Paths
+from fnnet.check.repeatable import difference
+from fnnet.check.report import Detail, Finding, Verdict
+from fnnet.check.subject import Arrays
+from fnnet.check.tolerance import (
+    MARGIN,
+    Compared,
+    natural_scale,
+    scale_of,
+    smooth,
+    spreads,
+    without_jumps,
+)
+
+
+class Evidence:
+    """The gradients at the sample point, the errors allowed there, and the arbiter.
+
+    Attributes:
+        kinks: for every argument at kinks, how many of its elements are.
+        wrong_first_order: whether the gradient itself was found wrong.
+        nonlinear: for every argument whose gradient is not linear in g, what is wrong with it.
+        paths: the plain function's graph, for the diagnosis.
+    """
+
+    def __init__(self, case: Case) -> None:
+        self.case = case
+        self.arbiter = Arbiter(case)
+        self.kinks: dict[str, int] = {}
+        self.wrong_first_order = False
+        self.nonlinear: dict[int, tuple[str, Detail]] = {}
+        self.paths = Paths(self)
+
+    @functools.cached_property
+    def nondeterministic(self) -> str:
+        """Between what the rule's gradient differs, in words; "" where it does not."""
+        return difference(self.case)
+
+    @functools.cached_property
+    def hand(self) -> Arrays:
+        """The rule's gradients in the elementwise comparison's mode."""
+        return [widened(x) for x in self.case.hand_at_args(self.case.work)[1]]
+
+    @functools.cached_property
+    def truth(self) -> Arrays:
+        """The oracle's."""
+        return [widened(x) for x in self.case.truth_at_args(self.case.work)[1]]
+
+    @functools.cached_property
+    def hand_native(self) -> Arrays:
+        """The rule's gradients in the caller's dtypes."""
+        return [widened(x) for x in self.case.hand_at_args(NATIVE)[1]]
+
+    @functools.cached_property
+    def truth_native(self) -> Arrays:
+        """The oracle's."""
+        return [widened(x) for x in self.case.truth_at_args(NATIVE)[1]]
+
+    @functools.cached_property
+    def bounds(self) -> list[Any]:
+        """The error allowed to each element of each gradient."""
+        case = self.case
+        eps = case.work_eps
+        base = self.truth if case.has_oracle else self.hand
+        kinds = [("hand", self.hand)] + ([("truth", self.truth)] if case.has_oracle else [])
+        found = [spreads(case, case.work, eps, base=b, which=w) for w, b in kinds]
+        bounds = []
+        for i, want in enumerate(base):
+            spread = np.max([f[i] for f in found], axis=0)
+            scale = scale_of(want)
+            least = case.floor * scale if scale else 4 * eps * natural_scale(case, i)
+            bounds.append(least + MARGIN * smooth(without_jumps(spread, want)))
+        return bounds
+
+    def rounding(self, i: int) -> float:
+        """One bound for the whole of a gradient computed at another point of the same scale."""
+        bound = self.bounds[i]
+        return float(np.max(bound)) if bound.size else 0.0
+
+    def own_noise(self, i: int, eps: float) -> Any:
+        """How far the rule's own rounding moves a gradient in a dtype of spacing `eps`.
+
+        It is seen in float64, where the rule is right, and scaled up: what is left of the rule's
+        distance to the oracle, from one point beside the sample point to the next.
+        """
+        if not self.case.has_oracle:
+            return 0.0
+        return 4 * self._noise[i] * (eps / self.case.work_eps)
+
+    @functools.cached_property
+    def _noise(self) -> list[Any]:
+        case = self.case
+        points = [p for draw in range(2) for p in self.arbiter.points(draw)]
+        found = []
+        for p in points:
+            pairs = zip(case.by_hand(p, case.g), case.by_truth(p, case.g), strict=True)
+            found.append([_finite(a - b) for a, b in pairs])
+        return [np.ptp(np.real(d), 0) + np.ptp(np.imag(d), 0) for d in zip(*found, strict=True)]
+
+    def own_rounding(self, i: int) -> float:
+        """How far two evaluations in the caller's dtypes may be apart."""
+        case = self.case
+        base = self.hand_native
+        spread = spreads(case, NATIVE, case.native_eps, base=base, which="hand")[i]
+        scale = scale_of(base[i])
+        widest = float(np.max(spread, initial=0.0))
+        return min(4 * widest, 0.01 * scale) if scale else 4 * widest
+
+
+def _finite(x: Any) -> Any:
+    return np.where(np.isfinite(x), x, 0)
+
+
+def finding(
+    check: str,
+    path: str,
+    c: Compared,
+    index: tuple[int, ...] | None,
+    verdict: Verdict,
+    diagnosis: str | None,
+    detail: Detail,
+) -> Finding:
+    """A finding about the element `index` of what was compared."""
+    if index is None:
+        return Finding(check, verdict, path, diagnosis=diagnosis, detail=detail)
+    return Finding(
+        check,
+        verdict,
+        path,
+        index=tuple(int(i) for i in index),
+        got=c.got[index].item(),
+        want=c.want[index].item(),
+        error=float(c.error[index]),
+        bound=float(c.bound[index]),
+        diagnosis=diagnosis,
+        detail=detail,
+    )

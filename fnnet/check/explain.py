@@ -1,0 +1,74 @@
+"""What JAX's errors about a rule mean, in the words of someone who writes rules."""
+
+from __future__ import annotations
+
+import jax
+
+from fnnet.check.case import first_line
+from fnnet.check.report import Detail
+
+_KNOWN = (
+    (
+        "same container (pytree) structure",
+        "shape",
+        "The backward rule must return a tuple with one cotangent for each argument, each of its "
+        "argument's structure; None stands for a zero cotangent.",
+    ),
+    (
+        "must produce an output with the same type",
+        "shape",
+        "A cotangent must have its argument's shape: sum over the axes that were broadcast "
+        "(fnnet.rules.sum_to).",
+    ),
+    (
+        "must return a tuple with one cotangent",
+        "shape",
+        "The backward rule must return a tuple with one cotangent for each argument.",
+    ),
+    ("cotangent(s)", "shape", "The backward rule returned a wrong number of cotangents."),
+    ("must have the argument's structure", "shape", "A cotangent has its argument's structure."),
+    (
+        "which is",
+        "dtype",
+        "An argument without a derivative (integer, boolean, key) has the cotangent None.",
+    ),
+    (
+        "like the argument",
+        "shape",
+        "A cotangent must have its argument's shape and dtype.",
+    ),
+    (
+        "closed-over value",
+        "unknown",
+        "The rule closes over a value that is differentiated: make it an argument of the function.",
+    ),
+)
+
+FORWARD_MODE = (
+    "forward-mode differentiation meets the function itself: its fwd calls the registered one. "
+    "Let fwd call the plain one, then jax.hessian works"
+)
+
+
+def explain(error: BaseException) -> tuple[str, Detail]:
+    """The diagnosis and the words for an exception out of a rule."""
+    text = str(error)
+    said = f"{type(error).__name__}: {first_line(error)}"
+    if isinstance(error, jax.errors.UnexpectedTracerError):
+        words = (
+            "A traced value left its trace: the rule closes over a value that is differentiated. "
+            "Make it an argument of the function."
+        )
+        return "unknown", Detail(words=f"{words} {said}", error=said)
+    for sign, code, words in _KNOWN:
+        if sign in text:
+            if code == "shape" and "Cast it where it is computed" in text:
+                code = "dtype"
+            return code, Detail(words=f"{words} {said}", error=said)
+    words = f"The rule raises where autodiff does not: {said}"
+    return "unknown", Detail(words=words, error=said)
+
+
+def is_forward_mode(error: BaseException) -> bool:
+    """Whether this is JAX's refusal of forward mode through a `custom_vjp`."""
+    return "forward-mode autodiff (jvp)" in str(error)

@@ -1,0 +1,50 @@
+"""Has each cotangent its argument's structure, shape and dtype?
+
+JAX checks number, structure and shape, and lets a wrong dtype pass.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import numpy as np
+
+from fnnet.check.case import Case, pull
+from fnnet.check.explain import explain
+from fnnet.check.modes import NATIVE
+from fnnet.check.report import Detail, Finding
+from fnnet.check.rules_of import raw_cotangents
+
+NAME = "contract"
+
+
+def ask(case: Case) -> list[Finding]:
+    """Trace the rule in the caller's dtypes; nothing is computed."""
+    with NATIVE.context():
+        try:
+            _, grads, _ = jax.eval_shape(
+                pull(case.hand),
+                case.subject.values,
+                case.subject.others,
+                case.cast_g(case.g, NATIVE),
+            )
+        except jax.errors.ConcretizationTypeError:
+            grads = case.hand_at_args(NATIVE)[1]
+        except Exception as e:
+            code, detail = explain(e)
+            return [Finding(NAME, "wrong", diagnosis=code, detail=detail)]
+    findings = []
+    for path, value, grad in zip(case.paths, case.subject.values, grads, strict=True):
+        want, got = _type(value), _type(grad)
+        if want == got:
+            continue
+        code = "shape" if value.shape != grad.shape else "dtype"
+        words = f"d{path} must be {want} like the argument; the rule gives {got}"
+        findings.append(Finding(NAME, "wrong", path, diagnosis=code, detail=Detail(words=words)))
+    findings += raw_cotangents(case)
+    return findings or [Finding(NAME, "correct")]
+
+
+def _type(x: Any) -> str:
+    return f"{np.dtype(x.dtype).name}[{','.join(map(str, x.shape))}]"

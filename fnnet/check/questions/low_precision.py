@@ -1,0 +1,121 @@
+"""In bfloat16 and float16: is the error no more than rounding explains?"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from fnnet.check import diagnosis
+from fnnet.check.case import first_line
+from fnnet.check.evidence import Evidence, finding
+from fnnet.check.modes import BFLOAT16, FLOAT16, WIDE, Mode, epsilon, largest, smallest, widened
+from fnnet.check.questions.reverse import CANCELS, excused, nearest
+from fnnet.check.report import Detail, Finding
+from fnnet.check.subject import Arrays
+from fnnet.check.tolerance import DRAWS, MARGIN, scale_of, smooth, typical
+
+NAME = "low precision"
+
+
+def ask(e: Evidence) -> list[Finding]:
+    """The rule in 16 bits against autodiff in float64 at the same, rounded arguments."""
+    case = e.case
+    why = ""
+    if not case.has_oracle:
+        why = "there is no oracle to compare with"
+    elif e.wrong_first_order:
+        why = "the gradient is wrong in every precision: mend it first"
+    elif any(np.iscomplexobj(v) for v in case.values):
+        why = "there are no complex numbers of less than 64 bits"
+    elif case.work is not WIDE:
+        why = f"the function does not run in float64 ({case.why_native})"
+    if why:
+        return [Finding(NAME, "skipped", detail=Detail(words=why))]
+    return [f for mode in (BFLOAT16, FLOAT16) for f in _in(e, mode)]
+
+
+def _in(e: Evidence, mode: Mode) -> list[Finding]:
+    case = e.case
+    name = f"{NAME} ({mode.name})"
+    own = {np.dtype(v.dtype) for v in case.subject.values}
+    if own == {np.dtype(mode.dtype)}:
+        return []  # asked already: these are the caller's own dtypes
+    values = [widened(v) for v in mode.cast(case.values, case.subject.values)]
+    try:
+        keeps = all(t.dtype == mode.dtype for t in case.out_types(mode))
+        auto = case.by_truth(values, case.g, mode)
+    except Exception as error:
+        words = (
+            f"the function does not take {mode.name}: {type(error).__name__}: {first_line(error)}"
+        )
+        return [Finding(name, "skipped", detail=Detail(words=words))]
+    if not keeps:
+        words = f"the function does not give {mode.name} for {mode.name}"
+        return [Finding(name, "skipped", detail=Detail(words=words))]
+    try:
+        raw = case._run(case.pull_hand, values, case.g, mode, None)[1]
+    except Exception as error:
+        words = f"the rule does not take {mode.name}: {type(error).__name__}: {first_line(error)}"
+        return [Finding(name, "skipped", detail=Detail(words=words))]
+    narrow = [i for i, x in enumerate(raw) if x.dtype != mode.dtype]
+    if narrow:
+        path = case.paths[narrow[0]]
+        words = (
+            f"d{path} must be {mode.name} like the argument; the rule gives {raw[narrow[0]].dtype}"
+        )
+        return [Finding(name, "wrong", path, diagnosis="dtype", detail=Detail(words=words))]
+    return _compare(e, name, mode, values, [widened(x) for x in raw], auto)
+
+
+def _compare(
+    e: Evidence, name: str, mode: Mode, values: Arrays, hand: Arrays, auto: Arrays
+) -> list[Finding]:
+    case = e.case
+    eps = epsilon(mode.dtype)
+    want = case.by_truth(values, case.g)
+    wide_hand = case.by_hand(values, case.g)
+    spread = [np.zeros(w.shape) for w in want]
+    for draw in range(DRAWS):
+        rng = case.rng(9, draw)
+        moved = [x * (1 + eps * rng.uniform(-1, 1, x.shape)) for x in values]
+        near = case.by_truth(moved, case.g)
+        with np.errstate(all="ignore"):
+            spread = [
+                np.fmax(s, np.nan_to_num(np.abs(a - w), posinf=0.0))
+                for s, a, w in zip(spread, near, want, strict=True)
+            ]
+    most, least = largest(mode.dtype), smallest(mode.dtype)
+    findings = []
+    for i, path in enumerate(case.paths):
+        bound = _bound(hand[i], wide_hand[i], want[i], auto[i], spread[i], eps)
+        bound = bound + 64 * least
+        # what autodiff overflows on is no measure
+        lost = ~np.isfinite(auto[i]) | (np.abs(want[i]) > 0.1 * most)
+        oracles = [np.where(lost, 0.0, x) for x in (want[i], auto[i], wide_hand[i])]
+        c = nearest(np.where(lost, 0.0, hand[i]), oracles, bound)
+        hopeless = bool(np.any(~np.isfinite(auto[i]))) or scale_of(want[i]) < 1e3 * least
+        if c.bad.any() and hopeless:
+            words = f"autodiff overflows or underflows in {mode.name} here"
+            findings.append(Finding(name, "skipped", path, detail=Detail(words=words)))
+        elif c.bad.any() and not (c.bad & ~excused(c, e.own_noise(i, eps))).any():
+            findings.append(Finding(name, "skipped", path, detail=Detail(words=CANCELS)))
+        elif c.bad.any():
+            code, detail = diagnosis.narrow(e, i, c, mode)
+            findings.append(finding(name, path, c, c.worst, "wrong", code, detail))
+    return findings or [Finding(name, "correct", bound=MARGIN / 2 * eps)]
+
+
+def _bound(hand, wide_hand, want, auto, spread, eps: float):  # type: ignore[no-untyped-def]
+    """A few roundings, the problem's condition, autodiff's loss here, and the rule's own loss."""
+    want = np.where(np.isfinite(want), want, 0)
+    scale = scale_of(want)
+    with np.errstate(all="ignore"):
+        lost = np.nan_to_num(np.abs(auto - want), posinf=0.0)
+        lost = np.minimum(lost, 8 * typical(lost) + 16 * eps * np.abs(want))
+        own = np.minimum(np.nan_to_num(np.abs(wide_hand - want)), 1e-12 * scale)
+    own = np.minimum(own * (eps / epsilon(np.float64)), 0.05 * scale)
+    return (
+        MARGIN / 2 * eps * scale
+        + 4 * smooth(np.minimum(spread, scale))
+        + 4 * np.maximum(lost, typical(lost))
+        + 4 * np.maximum(own, typical(own))
+    )

@@ -1,0 +1,15 @@
+"""Is the value under differentiation the function's value, in the caller's dtypes too?"""
+
+from __future__ import annotations
+
+from fnnet.check.evidence import Evidence
+from fnnet.check.modes import NATIVE
+from fnnet.check.questions import value
+from fnnet.check.report import Finding
+
+NAME = f"{value.NAME}, in own dtypes"
+
+
+def ask(e: Evidence) -> list[Finding]:
+    """As `value`; nothing where that was asked in these dtypes already."""
+    return [] if e.case.work is NATIVE else value.in_mode(e, NATIVE, NAME)

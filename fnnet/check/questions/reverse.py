@@ -1,0 +1,151 @@
+"""Is each cotangent what autodiff gives, element by element?
+
+In float64 first, where rounding hides nothing; then in the caller's own dtypes, where a rule may do
+something else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from fnnet.check import diagnosis
+from fnnet.check.evidence import Evidence, finding
+from fnnet.check.modes import NATIVE, epsilon
+from fnnet.check.report import Detail, Finding
+from fnnet.check.tolerance import (
+    MARGIN,
+    Compared,
+    compared,
+    natural_scale,
+    scale_of,
+    smooth,
+    spreads,
+    typical,
+)
+
+NAME = "reverse against autodiff"
+CANCELS = (
+    "the rule is right in float64; in this dtype its own rounding, by cancellation, is as large as "
+    "what it computes. Write the difference of near numbers another way"
+)
+
+
+def ask(e: Evidence) -> list[Finding]:
+    """One finding for each argument, and one more where only the caller's dtypes show an error."""
+    case = e.case
+    if not case.has_oracle:
+        words = (
+            f"autodiff cannot differentiate the function ({case.why_no_oracle}). "
+            "Pass reference=, a function that JAX can differentiate; differences are the oracle now"
+        )
+        return [Finding(NAME, "skipped", detail=Detail(words=words))]
+    findings = []
+    wrong = set()
+    got = e.hand
+    want = e.truth
+    for i, path in enumerate(case.paths):
+        c = compared(got[i], want[i], e.bounds[i])
+        scale = c.scale or natural_scale(case, i) or 1.0
+        case.power[path] = float(np.quantile(c.bound, 0.9) / scale) if c.bound.size else 0.0
+        judged = e.arbiter.judge(i, c)
+        if judged.convicted:
+            wrong.add(i)
+            code, detail = diagnosis.first_order(e, i, c)
+            findings.append(finding(NAME, path, c, judged.index, "wrong", code, detail))
+            continue
+        noisy = case.power[path] > 1e-2
+        if judged.unreliable or noisy:
+            words = judged.words or "the oracle's own rounding is as large as the gradient here"
+            if judged.unreliable:
+                words = f"{judged.unreliable} of {c.want.size} elements: {words}"
+            findings.append(
+                finding(NAME, path, c, c.worst, "undecidable", None, Detail(words=words))
+            )
+            continue
+        detail = Detail()
+        if judged.kinks:
+            e.kinks[path] = max(e.kinks.get(path, 0), judged.kinks)
+            detail = Detail(words=f"{judged.kinks} elements at kinks", kinks=judged.kinks)
+        if judged.settled:
+            detail["words"] = f"{judged.settled} elements: {judged.words}"
+            detail["settled"] = judged.settled
+        settled = np.where(c.bad | c.unclear, 0.0, c.error)
+        c.error = settled
+        findings.append(finding(NAME, path, c, c.worst, "correct", None, detail))
+    if case.work is not NATIVE and case.native_eps > epsilon(np.float64):
+        findings += in_own_dtypes(e, wrong)
+    return findings
+
+
+def in_own_dtypes(e: Evidence, wrong: set[int]) -> list[Finding]:
+    """The rule as the caller runs it, against autodiff in float64 and in the caller's dtypes."""
+    case = e.case
+    name = f"{NAME}, in own dtypes"
+    hand = e.hand_native
+    try:
+        auto = [np.asarray(x) for x in e.truth_native]
+    except Exception:
+        auto = e.truth
+    findings = []
+    for i, path in enumerate(case.paths):
+        if i in wrong:
+            continue
+        bound = narrow_bound(e, i, auto[i], case.native_eps)
+        # what the rule gives in float64 was found right, at a kink with a choice of its own
+        c = nearest(hand[i], (e.truth[i], auto[i], e.hand[i]), bound)
+        if c.bad.any() and not (c.bad & ~excused(c, e.own_noise(i, case.native_eps))).any():
+            detail = Detail(words=CANCELS)
+            findings.append(finding(name, path, c, c.worst, "undecidable", None, detail))
+        elif c.bad.any():
+            code, detail = diagnosis.narrow(e, i, c, NATIVE)
+            findings.append(finding(name, path, c, c.worst, "wrong", code, detail))
+        else:
+            findings.append(finding(name, path, c, c.worst, "correct", None, Detail()))
+    return findings
+
+
+def narrow_bound(e: Evidence, i: int, auto: Any, eps: float) -> Any:
+    """The error allowed in a narrow dtype of spacing `eps`.
+
+    A few roundings at the leaf's scale; what moving the arguments by their rounding does; what
+    autodiff itself loses in this dtype; and what the rule itself loses in float64, scaled up, as
+    rounding errors grow with the spacing and not with the dtype's name.
+    """
+    case = e.case
+    want = np.where(np.isfinite(e.truth[i]), e.truth[i], 0)
+    spread = spreads(case, case.work, eps, base=e.truth, which="truth")[i]
+    with np.errstate(all="ignore"):
+        lost = np.abs(auto - want)
+        lost = np.where(np.isfinite(lost), lost, 0.0)
+        lost = np.minimum(lost, 4 * typical(lost) + 64 * eps * np.abs(want))
+        own = np.minimum(np.abs(e.hand[i] - want), 1e-12 * scale_of(want))
+    own = np.nan_to_num(own) * (eps / epsilon(np.float64))
+    own = np.minimum(own, 0.05 * scale_of(want))
+    scale = scale_of(want) or eps * natural_scale(case, i)
+    return (
+        MARGIN * eps * scale
+        + MARGIN / 2 * smooth(np.minimum(spread, 0.5 * np.abs(want) + typical(spread)))
+        + 8 * np.maximum(lost, typical(lost))
+        + 8 * np.maximum(own, typical(own))
+    )
+
+
+def excused(c: Compared, noise: Any) -> Any:
+    """Where an error is no larger than `noise`."""
+    return np.isfinite(c.got) & (c.error <= noise)
+
+
+def nearest(got: Any, oracles: Sequence[Any], bound: Any) -> Any:
+    """`got` against whichever oracle it is closest to, element by element.
+
+    At a tie or a kink that rounding decides, autodiff in the same dtype decides it the same way.
+    """
+    best = oracles[0]
+    for other in oracles[1:]:
+        with np.errstate(all="ignore"):
+            closer = (np.abs(got - other) < np.abs(got - best)) | ~np.isfinite(best)
+        best = np.where(closer, other, best)
+    return compared(got, best, bound)

@@ -1,0 +1,221 @@
+"""`check_vjp`: ask every question, in order; `assert_vjp`: raise where the answer is "wrong"."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fnnet.check import settings
+from fnnet.check.case import Case, first_line
+from fnnet.check.evidence import Evidence
+from fnnet.check.explain import explain
+from fnnet.check.modes import NATIVE
+from fnnet.check.questions import (
+    contract,
+    determinism,
+    differences,
+    integers,
+    kinks,
+    linearity,
+    low_precision,
+    own_value,
+    residuals,
+    reverse,
+    second_order,
+    sharded,
+    transforms,
+    value,
+    which_rule,
+)
+from fnnet.check.report import Detail, Finding, GradientError, Report
+from fnnet.check.subject import take_apart
+
+QUESTIONS = (
+    value,
+    linearity,
+    reverse,
+    own_value,
+    determinism,
+    differences,
+    second_order,
+    transforms,
+    low_precision,
+    kinks,
+    integers,
+    residuals,
+    sharded,
+    which_rule,
+)
+
+
+def check_vjp(
+    f: Callable[..., Any],
+    args: Any,
+    *,
+    reference: Callable[..., Any] | None = None,
+    kwargs: dict[str, Any] | None = None,
+    key: Any = None,
+    argnums: int | Sequence[int] | None = None,
+    budget_bytes: int | None = None,
+    stop_early: bool = False,
+) -> Report:
+    """Say whether the reverse-mode derivative of `f` is right at `args`.
+
+    Args:
+        f: a `jax.custom_vjp` function, one made by `fnnet.register`, or any function that calls
+            such.
+        args: its positional arguments, pytrees; float and complex arrays are differentiated.
+            Python floats are too where the function takes them traced.
+        reference: a function of the same arguments whose derivative by JAX is the truth; by
+            default `fnnet.plain` of `f`. A straight-through estimator needs one.
+        kwargs: keyword arguments; those of keyword-only parameters are held fixed.
+        key: a `jax.random.key`, or an int, for the random cotangents. The same key gives the same
+            report.
+        argnums: the positions of the arguments to differentiate; all by default.
+        budget_bytes: the most that the backward pass may keep.
+        stop_early: leave out the questions after the first one that found something wrong.
+
+    Returns:
+        A `Report`; its `verdict` is "correct", "wrong" or "undecidable".
+
+    Raises:
+        TypeError: if `f` cannot be called with these arguments.
+        Exception: whatever `f` itself raises when it is called, without being differentiated.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from fnnet.check import check_vjp
+        >>> @jax.custom_vjp
+        ... def cube(x):
+        ...     return x**3
+        >>> cube.defvjp(lambda x: (x**3, x), lambda x, g: (2 * x**2 * g,))
+        >>> report = check_vjp(cube, (jnp.linspace(1.0, 2.0, 4),))
+        >>> report.verdict, report.diagnosis, round(report.wrong[0].detail["factor"], 4)
+        ('wrong', 'scaled', 0.6667)
+    """
+    options = (reference, kwargs, seed_of(key), argnums, budget_bytes)
+    with settings.native():
+        report = _check(f, args, options, stop_early)
+        if report.diagnosis and _refused_by_strictness(report):
+            with settings.lenient():
+                report = _check(f, args, options, stop_early)
+            note = (
+                "The rule raises under this process's strict promotion of dtypes or ranks, where "
+                "the function itself does not; it was checked under JAX's standard promotion."
+            )
+            report = dataclasses.replace(report, notes=(*report.notes, note))
+        return report
+
+
+def _refused_by_strictness(report: Report) -> bool:
+    text = str(report.wrong[0].detail)
+    return "TypePromotionError" in text or "rank_promotion" in text
+
+
+def _check(f: Callable[..., Any], args: Any, options: Any, stop_early: bool) -> Report:
+    case = make_case(f, args, *options)
+    if not case.values:
+        words = "no argument is a float or complex array: there is nothing to differentiate"
+        skipped = Finding("contract", "skipped", detail=Detail(words=words))
+        return Report(case.subject.name, (skipped,))
+    findings = contract.ask(case)
+    evidence = Evidence(case)
+    if any(f.diagnosis != "dtype" for f in findings if f.verdict == "wrong"):
+        return make_report(case, findings)
+    case.choose_mode()
+    for question in QUESTIONS:
+        if stop_early and any(f.verdict == "wrong" for f in findings):
+            break
+        found = _asked(question, evidence)
+        findings += found
+        if question in (reverse, linearity, value):
+            evidence.wrong_first_order |= any(f.verdict == "wrong" for f in found)
+    return make_report(case, findings)
+
+
+def assert_vjp(f: Callable[..., Any], args: Any, **options: Any) -> Report:
+    """`check_vjp` that raises if the gradient is wrong; for tests.
+
+    Args:
+        f: as for `check_vjp`.
+        args: as for `check_vjp`.
+        options: as for `check_vjp`.
+
+    Returns:
+        The report, which is "correct" or "undecidable".
+
+    Raises:
+        GradientError: an AssertionError whose message is the report.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import fnnet
+        >>> from fnnet.check import assert_vjp
+        >>> assert_vjp(fnnet.relu, (jnp.linspace(-1.0, 1.0, 6),)).verdict
+        'correct'
+    """
+    report = check_vjp(f, args, **options)
+    if report.verdict == "wrong":
+        raise GradientError(report)
+    return report
+
+
+def make_case(
+    f: Callable[..., Any],
+    args: Any,
+    reference: Callable[..., Any] | None,
+    kwargs: dict[str, Any] | None,
+    seed: list[int],
+    argnums: int | Sequence[int] | None,
+    budget: int | None,
+) -> Case:
+    """The case, with Python floats differentiated if the function takes them traced."""
+    both = [take_apart(f, args, kwargs, argnums, numbers=numbers) for numbers in (True, False)]
+    if len(both[0].values) > len(both[1].values):
+        try:
+            with NATIVE.context():
+                jax.eval_shape(both[0].flat(f), both[0].values, both[0].others)
+            return Case(f, both[0], reference, seed, budget)
+        except Exception:
+            if not both[1].values:
+                raise
+    return Case(f, both[1], reference, seed, budget)
+
+
+def _asked(question: Any, e: Evidence) -> list[Finding]:
+    try:
+        found: list[Finding] = question.ask(e)
+        return found
+    except Exception as error:
+        name = getattr(question, "NAME", question.__name__.rpartition(".")[2])
+        if isinstance(error, jax.errors.UnexpectedTracerError):
+            code, detail = explain(error)
+            return [Finding(name, "wrong", diagnosis=code, detail=detail)]
+        words = f"could not be asked: {type(error).__name__}: {first_line(error)}"
+        return [Finding(name, "skipped", detail=Detail(words=words))]
+
+
+def make_report(case: Case, findings: list[Finding]) -> Report:
+    """The report on a case."""
+    return Report(
+        case.subject.name,
+        tuple(findings),
+        power=dict(case.power),
+        residual_bytes=case.residual_bytes,
+    )
+
+
+def seed_of(key: Any) -> list[int]:
+    """Numbers that seed the draws, from a key of JAX, an int, or nothing."""
+    if key is None:
+        return [0]
+    if isinstance(key, (int, np.integer)):
+        return [int(key) % 2**32]
+    if jnp.issubdtype(getattr(key, "dtype", np.dtype(object)), jax.dtypes.prng_key):
+        key = jax.random.key_data(key)
+    return [int(x) for x in np.asarray(key).ravel()]

@@ -1,0 +1,97 @@
+"""`python -m fnnet check`, and the score."""
+
+import json
+import subprocess
+import sys
+
+import jax
+import pytest
+
+import fnnet
+from fnnet.check import cli, score
+from fnnet.check.samples import op_names, samples
+from tests.planted import BUGS, RIGHT, changed, lin
+
+
+def test_every_op_has_samples():
+    for name in op_names():
+        for args in samples(name, jax.random.key(0)):
+            jax.eval_shape(getattr(fnnet.ops, name), *args)
+
+
+def test_one_op(capsys, tmp_path):
+    file = tmp_path / "reports.json"
+    assert cli.main(["--op", "relu", "--json", str(file)]) == 0
+    printed = capsys.readouterr().out
+    assert "relu" in printed
+    assert "lin" not in printed
+    (report,) = json.loads(file.read_text())
+    assert report["verdict"] == "correct"
+    assert {f["check"] for f in report["findings"]} >= {"sharded by the compiler", "vmap"}
+
+
+def test_a_wrong_op_fails(capsys, monkeypatch):
+    monkeypatch.setattr(fnnet.ops, "lin", changed(lin, lambda d, a, g: (d[0], -d[1], d[2])))
+    monkeypatch.setattr(cli, "samples", lambda name, key: samples(name, key)[:1])
+    assert cli.main(["--op", "lin"]) == 1
+    assert "[negated]" in capsys.readouterr().out
+
+
+def test_words_that_make_no_sense(capsys):
+    assert cli.main(["--op", "lim"]) == 2
+    assert "no op lim; there are: " in capsys.readouterr().err
+    assert cli.main(["--devices", "0"]) == 2
+    assert cli.main(["--nonsense"]) == 2
+    assert cli.main(["--help"]) == 0
+
+
+def test_a_new_op_is_picked_up(monkeypatch):
+    monkeypatch.setattr(fnnet.ops, "double", lambda x: x + x, raising=False)
+    assert "double" in op_names()
+    ((x,),) = samples("double", jax.random.key(0))
+    assert x.shape == (8, 6)
+    monkeypatch.setattr(fnnet.ops, "odd", lambda x, n: x.reshape(n, 7), raising=False)
+    with pytest.raises(LookupError, match="give it a row"):
+        samples("odd", jax.random.key(0))
+
+
+def test_devices_starts_anew(tmp_path):
+    """In a process of its own, which had one device."""
+    file = tmp_path / "reports.json"
+    words = ["check", "--op", "relu", "--devices", "2", "--json", str(file)]
+    done = subprocess.run(
+        [sys.executable, "-c", _ONE_DEVICE, *words],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "2 x cpu" in done.stdout
+    (report,) = json.loads(file.read_text())
+    assert [f["verdict"] for f in report["findings"] if "sharded" in f["check"]].count("correct")
+
+
+_ONE_DEVICE = """
+import os, sys
+os.environ["XLA_FLAGS"] = ""
+from fnnet.__main__ import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_score_table():
+    chosen = [row for row in BUGS if row.name in ("lin: dw is half", "sin: forgets g")]
+    results = [score.score(row, True) for row in chosen] + [score.score(RIGHT[0], False)]
+    lines = score.summary(results)
+    assert lines[2].split()[:5] == ["fnnet", "check", "2", "of", "2"]
+    # the habit of comparing gradients of sums does not see a rule that forgets g
+    (habit,) = [line for line in lines if line.startswith("allclose")]
+    assert "1 of 2" in habit
+    assert lines[-1] == "diagnoses right: 2 of 2; right rules undecided: 0"
+
+
+def test_score_without_a_checkout(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(score, "PLANTED", tmp_path / "planted.py")
+    assert cli.main(["--score"]) == 2
+    assert "Clone the repository" in capsys.readouterr().err

@@ -1,0 +1,31 @@
+"""Every planted bug is caught and named; no right rule is accused."""
+
+import pytest
+
+from fnnet.check import check_vjp
+from tests.planted import BUGS, RIGHT
+
+
+def test_there_are_enough_of_them():
+    assert len(BUGS) >= 100
+    assert len(RIGHT) >= 40
+    assert len({row.name for row in [*BUGS, *RIGHT]}) == len(BUGS) + len(RIGHT)
+
+
+@pytest.mark.parametrize("row", BUGS, ids=lambda row: row.name)
+def test_bug_is_caught_and_named(row):
+    f, args, *options = row.build()
+    report = check_vjp(f, args, **(options[0] if options else {}), stop_early=True)
+    assert report.verdict == "wrong", f"{report}"
+    assert report.diagnosis in row.codes, f"{report}"
+    assert str(report.wrong[0].detail)
+
+
+@pytest.mark.parametrize("row", RIGHT, ids=lambda row: row.name)
+def test_right_rule_is_not_accused(row):
+    f, args, *options = row.build()
+    report = check_vjp(f, args, **(options[0] if options else {}))
+    assert report.verdict != "wrong", f"{report}"
+    assert report.ok
+    # a question that fails for the checker's own reasons says nothing about the rule
+    assert not [f for f in report.findings if "could not be asked" in str(f.detail)], f"{report}"

@@ -30,6 +30,7 @@ class Evidence:
 
     Attributes:
         kinks: for every argument at kinks, how many of its elements are.
+        accused: for every argument whose gradient was found wrong, the diagnosis.
         wrong_first_order: whether the gradient itself was found wrong.
         nonlinear: for every argument whose gradient is not linear in g, what is wrong with it.
         paths: the plain function's graph, for the diagnosis.
@@ -40,6 +41,7 @@ class Evidence:
         self.arbiter = Arbiter(case)
         self.kinks: dict[str, int] = {}
         self.wrong_first_order = False
+        self.accused: dict[str, str] = {}
         self.nonlinear: dict[int, tuple[str, Detail]] = {}
         self.paths = Paths(self)
 

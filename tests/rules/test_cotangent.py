@@ -100,20 +100,18 @@ def test_results_dtype():
         ("bi,bj,b->ij", [(4, 2), (4, 3), (4,)]),
     ],
 )
-@pytest.mark.parametrize("dtype", ["bfloat16", "float64"])
-def test_subscripts_of_every_kind(subscripts, shapes, dtype, key):
+def test_subscripts_of_every_kind(subscripts, shapes, key):
     """Also where einsum sums an axis on the side, or has a single operand."""
     keys = jax.random.split(key, len(shapes))
-    operands = [jax.random.normal(k, s, dtype) for k, s in zip(keys, shapes, strict=True)]
+    operands = [jax.random.normal(k, s, "bfloat16") for k, s in zip(keys, shapes, strict=True)]
     got = contract(subscripts, *operands)
+    assert got.dtype == "bfloat16"
+    # products of bfloat16 are exact in float32, and the sum is rounded once
     want = np.einsum(subscripts, *(np.asarray(a, "float64") for a in operands))
-    assert got.dtype == dtype
-    np.testing.assert_allclose(
-        np.asarray(got, "float64"),
-        want,
-        rtol=4 * float(jnp.finfo(dtype).eps),
-        atol=1e-2 * (dtype == "bfloat16"),
-    )
+    scale = np.einsum(subscripts, *(np.abs(np.asarray(a, "float64")) for a in operands))
+    assert (
+        np.abs(np.asarray(got, "float64") - want) <= 2.0**-8 * np.abs(want) + 1e-5 * scale
+    ).all()
 
 
 def test_mixed_dtypes_stay_refused_where_promotion_is_strict():

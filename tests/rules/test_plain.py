@@ -8,42 +8,13 @@ import numpy as np
 import pytest
 from jax import lax
 from jax.ad_checkpoint import checkpoint_name
-from jax.experimental import pallas
-from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
-from fnnet.rules import plain, register
+from fnnet.rules import plain
 from tests.rules.textbook import same
+from tests.rules.wrong import X, bits, left, shard_map, wrong, wrong_forward, wrong_registered
 
-X = jnp.linspace(0.1, 0.9, 8)
 CONSTANT = jnp.arange(8.0)
-
-
-@jax.custom_vjp
-def wrong(x):
-    """tanh, with a rule that is wrong: whoever uses it is seen."""
-    return jnp.tanh(x)
-
-
-wrong.defvjp(lambda x: (jnp.tanh(x), None), lambda _, g: (999 * g,))
-
-
-@jax.custom_jvp
-def wrong_forward(x):
-    return jnp.tanh(x)
-
-
-wrong_forward.defjvp(lambda primals, tangents: (jnp.tanh(*primals), 999 * tangents[0]))
-
-wrong_registered = register(jnp.tanh, lambda x: (jnp.tanh(x), None), lambda _, g: (999 * g,))
-
-
-def _mesh():
-    return jax.make_mesh((4,), ("d",), axis_types=(AxisType.Auto,))
-
-
-def _shard_map(f, **how):
-    return jax.shard_map(f, mesh=_mesh(), in_specs=P("d"), **{"out_specs": P()} | how)
 
 
 def _nested(f):
@@ -112,13 +83,13 @@ DEPTHS = {
     "vmap": lambda f: jax.vmap(f),
     "vmap with an axis": lambda f: jax.vmap(lambda v: f(v) - lax.pmean(v, "i"), axis_name="i"),
     "vmap of scan": lambda f: jax.vmap(lambda v: lax.scan(lambda c, _: (f(c), c), v, length=2)[0]),
-    "shard_map": lambda f: _shard_map(lambda x: lax.psum(f(x), "d")),
-    "shard_map unchecked": lambda f: _shard_map(lambda x: lax.psum(f(x), "d"), check_vma=False),
-    "shard_map of scan": lambda f: _shard_map(
+    "shard_map": lambda f: shard_map(lambda x: lax.psum(f(x), "d")),
+    "shard_map unchecked": lambda f: shard_map(lambda x: lax.psum(f(x), "d"), check_vma=False),
+    "shard_map of scan": lambda f: shard_map(
         lambda x: lax.scan(lambda c, _: (f(c) + lax.pmean(c, "d"), c), x, length=2)[0],
         out_specs=P("d"),
     ),
-    "shard_map with the index": lambda f: _shard_map(
+    "shard_map with the index": lambda f: shard_map(
         lambda x: f(x) * lax.axis_index("d").astype(x.dtype), out_specs=P("d")
     ),
     "other rules": _nested,
@@ -158,16 +129,6 @@ DEPTHS = {
         )[1]
     ),
 }
-
-
-def left(f, *args):
-    """Whether the traced function has a custom rule."""
-    jaxpr = str(jax.make_jaxpr(f)(*args))
-    return any(name in jaxpr for name in ("custom_vjp", "custom_jvp", "CustomVJP", "CustomRoot"))
-
-
-def bits(tree):
-    return [np.asarray(a).tobytes() for a in jax.tree.leaves(tree)]
 
 
 @pytest.mark.parametrize("depth", DEPTHS)
@@ -241,7 +202,7 @@ TRANSFORMS = {
     "vmap of grad": lambda f: jax.vmap(jax.grad(f)),
     "checkpoint": lambda f: jax.grad(lambda x: jax.checkpoint(f)(x).sum()),
     "scan": lambda f: jax.grad(lambda x: lax.scan(lambda c, _: (f(c), c), x, length=2)[0].sum()),
-    "shard_map": lambda f: jax.grad(lambda x: _shard_map(lambda x: lax.psum(f(x).sum(), "d"))(x)),
+    "shard_map": lambda f: jax.grad(lambda x: shard_map(lambda x: lax.psum(f(x).sum(), "d"))(x)),
     "disable_jit": lambda f: lambda x: _without_jit(jax.jacfwd(f), x),
 }
 
@@ -265,184 +226,6 @@ def test_transforms():
     same(answers(plain(f)), want)
     for name in ("grad", "jvp", "jacfwd", "linearize", "vmap of grad", "shard_map", "disable_jit"):
         same(TRANSFORMS[name](plain(f))(X), want[name])
-
-
-def test_closed_over_tracers():
-    def loss(w):
-        return plain(lambda x: wrong(x * w))(X).sum()
-
-    want = jax.grad(lambda w: jnp.tanh(X * w).sum())(2.0)
-    same(jax.grad(loss)(2.0), want)
-    same(jax.jit(jax.grad(loss))(2.0), want)
-    same(jax.jvp(loss, (2.0,), (1.0,))[1], want)
-    same(jax.vmap(jax.grad(loss))(jnp.array([2.0]))[0], want)
-
-
-def test_arguments():
-    """Pytrees, keywords, what is no array, keys, integers and booleans."""
-
-    def f(p, mode, n, *rest, key, scale=1.0, activation=wrong, none=None):
-        noise = jax.random.normal(key, p["a"].shape) * (0.0 if none is None else 1.0)
-        y = activation(p["a"]) * n * scale + noise if mode == "on" else p["a"]
-        return {
-            "y": y,
-            "i": p["i"] + 1,
-            "key": jax.random.split(key)[0],
-            "rest": rest,
-            "none": None,
-        }
-
-    args = ({"a": X, "i": jnp.arange(3)}, "on", 3, jnp.array([True, False]), 2.5)
-    options = {"key": jax.random.key(1), "scale": np.float64(2.0)}
-    got, want = plain(f)(*args, **options), f(*args, **options)
-    assert jax.tree.structure(got) == jax.tree.structure(want)
-    for g, w in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
-        assert jax.typeof(g) == jax.typeof(w)
-        if jax.dtypes.issubdtype(w.dtype if hasattr(w, "dtype") else float, jax.dtypes.prng_key):
-            g, w = jax.random.key_data(g), jax.random.key_data(w)
-        assert np.array_equal(g, w)
-
-    def loss(a, f):
-        return f({"a": a, "i": 0}, *args[1:], **options)["y"].sum()
-
-    same(jax.grad(lambda a: loss(a, plain(f)))(X), 6 * (1 - jnp.tanh(X) ** 2))
-
-
-def test_signature_is_kept():
-    def f(x, *, k=2):
-        """A docstring."""
-        return wrong(x) * k
-
-    assert plain(f).__name__ == "f"
-    assert plain(f).__doc__ == f.__doc__
-    assert plain(f).__wrapped__ is f
-
-
-@pytest.mark.parametrize("x", [2.0, jnp.asarray(2.0), jnp.float32(2), 3, jnp.int32(3), True, 1j])
-def test_weak_types(x):
-    def f(x):
-        return x * 2, x
-
-    got, want = plain(f)(x), f(x)
-    assert jax.tree.map(jax.typeof, got) == jax.tree.map(jax.typeof, want)
-    assert jax.tree.map(lambda a: bool(jnp.isscalar(a)), got) == jax.tree.map(jnp.isscalar, want)
-
-
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "complex64", "complex128"])
-def test_dtypes(dtype):
-    x = X.astype(dtype)
-
-    def f(x):
-        return wrong(x) @ wrong(x)
-
-    assert bits(plain(f)(x)) == bits(f(x))
-    assert plain(f)(x).dtype == dtype
-    if "complex" not in dtype:
-        assert bits(jax.grad(plain(f))(x)) == bits(jax.grad(lambda x: jnp.tanh(x) @ jnp.tanh(x))(x))
-
-
-def test_stop_gradient_stays():
-    def f(x):
-        return lax.stop_gradient(wrong(x)) * wrong(x)
-
-    same(jax.grad(lambda x: plain(f)(x).sum())(X), jnp.tanh(X) * (1 - jnp.tanh(X) ** 2), 1e-12)
-    same(jax.grad(lambda x: plain(lax.stop_gradient)(x).sum())(X), jnp.zeros(8))
-
-
-def test_kinks_of_jax_nn():
-    assert jax.grad(jax.nn.relu)(0.0) == 0.0
-    assert jax.grad(plain(jax.nn.relu))(0.0) == 0.5
-
-
-def test_effects():
-    seen = []
-
-    def f(x):
-        jax.debug.callback(lambda t: seen.append(float(t)), x.sum(), ordered=True)
-        y = jax.pure_callback(lambda a: 2 * np.asarray(a), jax.typeof(x), wrong(x))
-        return lax.scan(lambda c, a: (jax.debug.callback(seen.append, a), wrong(c))[::-1], y, x)[0]
-
-    for call in (plain(f), jax.jit(plain(f)), plain(jax.jit(f))):
-        seen.clear()
-        got = call(X)
-        jax.effects_barrier()
-        assert len(seen) == 1 + len(X)
-        same(got, f(X))
-        seen.clear()
-
-
-def test_pallas_kernels_stay():
-    """A kernel's jaxpr works on references; the rules in it have no say there."""
-
-    def kernel(x_ref, o_ref):
-        o_ref[...] = wrong(x_ref[...]) + jax.nn.silu(x_ref[...])
-
-    def f(x):
-        return pallas.pallas_call(kernel, jax.typeof(x), interpret=True)(wrong(x))
-
-    assert bits(plain(f)(X)) == bits(f(X))
-    assert bits(jax.jit(plain(f))(X)) == bits(jax.jit(f)(X))
-
-
-def test_references_stay():
-    def f(x):
-        ref = jax.new_ref(x)
-
-        def body(c, _):
-            ref[...] = wrong(ref[...]) + c
-            return c + 1, None
-
-        lax.scan(body, 0.0, length=3)
-        return ref[...]
-
-    assert bits(plain(f)(X)) == bits(f(X))
-    assert bits(jax.jit(plain(f))(X)) == bits(jax.jit(f)(X))
-
-
-def test_explicit_mesh():
-    mesh = jax.make_mesh((4,), ("d",), axis_types=(AxisType.Explicit,))
-    with jax.set_mesh(mesh):
-        x = jax.device_put(X, jax.NamedSharding(mesh, P("d")))
-
-        def f(x):
-            y = jax.reshard(wrong(x), P())
-            return y * wrong_forward(jax.jit(wrong)(x).sum())
-
-        for wrap in (lambda f: f, jax.jit):
-            got = wrap(plain(f))(x)
-            assert jax.typeof(got) == jax.typeof(wrap(f)(x))
-            assert bits(got) == bits(wrap(f)(x))
-            got = wrap(jax.grad(lambda x: plain(f)(x).sum()))(x)
-            assert got.sharding.spec == P("d")
-    # with no mesh set, under jit
-    same(jax.device_get(jax.jit(plain(wrong))(x)), jax.device_get(jnp.tanh(X)))
-
-
-def test_partly_manual_and_nested_shard_map():
-    mesh = jax.make_mesh((2, 4), ("d", "m"), axis_types=(AxisType.Auto,) * 2)
-
-    def f(x):
-        def outer(x):
-            inner = jax.shard_map(
-                lambda x: lax.psum(wrong(x), "m"), in_specs=P("m"), out_specs=P(), axis_names={"m"}
-            )
-            return lax.psum(wrong(x).sum() + inner(x), "d")
-
-        return jax.shard_map(outer, mesh=mesh, in_specs=P("d"), out_specs=P(), axis_names={"d"})(x)
-
-    assert not left(plain(f), X)
-    assert bits(jax.jit(plain(f))(X)) == bits(jax.jit(f)(X))
-
-
-def test_gradient_inside_shard_map():
-    def local(f):
-        return lambda x: jax.grad(lambda x: lax.psum(f(x).sum(), "d"))(x)
-
-    got, want = (_shard_map(local(f), out_specs=P("d"))(X) for f in (plain(wrong), jnp.tanh))
-    same(got, want)
-    # and the other way round
-    inside = plain(_shard_map(lambda x: lax.psum(wrong(x).sum(), "d")))
-    same(jax.jit(jax.grad(inside))(X), 1 - jnp.tanh(X) ** 2)
 
 
 @pytest.mark.skipif(jax.__version_info__ < (0, 12), reason="JAX before 0.12 has no such rules")

@@ -76,7 +76,7 @@ def test_weak_types(x):
     assert jax.tree.map(lambda a: bool(jnp.isscalar(a)), got) == jax.tree.map(jnp.isscalar, want)
 
 
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "complex64", "complex128"])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32", "complex64"])
 def test_dtypes(dtype):
     x = X.astype(dtype)
 

@@ -124,9 +124,9 @@ def test_no_tracer_leaks():
         jax.jit(jax.grad(net(hand), ALL))(x, w, b)
         jax.grad(jax.jit(net(hand)), 1)(x, w, b)
         jax.jit(jax.hessian(net(hand), 2))(x, w, b)
-        jax.vmap(jax.grad(net(hand), 1), (0, None, None))(x[None], w, b)
+        jax.jit(jax.vmap(jax.grad(net(hand), 1), (0, None, None)))(x[None], w, b)
         jax.grad(lambda w: lax.scan(lambda c, _: (c + net(hand)(x, w, b), c), 0.0, length=2)[0])(w)
-        jax.grad(jax.checkpoint(net(hand)))(x, w, b)
+        jax.jit(jax.grad(jax.checkpoint(net(hand))))(x, w, b)
 
 
 def test_nothing_grows_in_a_loop():

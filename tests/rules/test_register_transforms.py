@@ -56,7 +56,6 @@ DERIVATIVES = {
     "jacrev": lambda f, *a: jax.jacrev(f, ALL)(*a),
     "hessian": lambda f, *a: jax.hessian(f, ALL)(*a),
     "hessian by reverse": lambda f, *a: jax.jacrev(jax.jacrev(f, ALL), ALL)(*a),
-    "hessian, jitted": lambda f, *a: jax.jit(jax.hessian(f, ALL))(*a),
     "jvp of grad": lambda f, *a: jax.jvp(jax.grad(f, ALL), a, _tangents(*a)),
     "jvp of grad, mixed": lambda f, x, w, b: jax.jvp(
         lambda x: jax.grad(f, 1)(x, w, b), (x,), (x + 1,)
@@ -184,7 +183,6 @@ CONTROL = {
         for name, policy in _policies().items()
         if name != "offload"
     },
-    "checkpoint, jitted": lambda f, *a: jax.jit(jax.grad(jax.checkpoint(f), ALL))(*a),
     "checkpoint, hessian": lambda f, *a: jax.hessian(jax.checkpoint(f), 1)(*a),
     "checkpoint in checkpoint": lambda f, *a: jax.grad(
         jax.checkpoint(lambda *a: jax.checkpoint(f)(*a) ** 2), 0
@@ -207,7 +205,6 @@ EAGER = {
     "grad 1",
     "vjp reused",
     "vjp interleaved",
-    "jvp of grad",
     "jit inside",
     "vmap of grad, (0, None, None)",
     "scan",

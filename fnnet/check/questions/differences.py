@@ -105,15 +105,19 @@ def _verdict(e: Evidence, path: str, number: int, answers: list[Any]) -> Finding
 
 
 def _against_the_oracle(e: Evidence, path: str, number: int, fields: Any) -> Finding:
-    """Differences disagree with a rule that autodiff agrees with (or was judged already)."""
+    """Differences disagree: with a rule found wrong already, or with one autodiff agrees with."""
+    if path in e.accused:
+        words = "differences of the value say so too"
+        code = e.accused[path]
+        return Finding(NAME, "wrong", path, diagnosis=code, detail=Detail(words=words), **fields)
     if e.case.declared or e.arbiter.stops_gradients:
         words = "the derivative is declared to be another than the value's: a reference was given"
         if not e.case.declared:
             words = "the function stops a gradient on purpose; differences see through it"
         return Finding(NAME, "skipped", path, detail=Detail(words=words), **fields)
     words = (
-        "differences disagree with the rule where autodiff was asked instead: see the elementwise "
-        "comparison; the function may be a step function, or jump"
+        "differences disagree where rule and autodiff agree in every element: the function is a "
+        "step function, or jumps"
     )
     return Finding(NAME, "skipped", path, detail=Detail(words=words), **fields)
 

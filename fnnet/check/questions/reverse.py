@@ -54,6 +54,7 @@ def ask(e: Evidence) -> list[Finding]:
         if judged.convicted:
             wrong.add(i)
             code, detail = diagnosis.first_order(e, i, c)
+            e.accused[path] = code
             findings.append(finding(NAME, path, c, judged.index, "wrong", code, detail))
             continue
         noisy = case.power[path] > 1e-2

@@ -11,7 +11,7 @@ import jax
 
 from fnnet.measure.compiled import CompiledMemory, memory_of
 from fnnet.measure.residuals import residuals
-from fnnet.measure.rows import Function, Row
+from fnnet.measure.row import Function, Row
 from fnnet.measure.timing import Spread, race
 from fnnet.rules import plain
 

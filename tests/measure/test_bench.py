@@ -20,7 +20,8 @@ from fnnet.measure.epoch import time_epochs
 from fnnet.measure.gradient import measure, value_and_cotangents
 from fnnet.measure.machine import machine
 from fnnet.measure.peer_epochs import Problem
-from fnnet.measure.rows import ROWS, Row
+from fnnet.measure.row import Row
+from fnnet.measure.rows import ROWS
 from tests.compare import assert_close
 
 SMALL = {"matmul": [(4, 3), (3, 2)], "lin": [(4, 3), (3, 2), (2,)], "mlp": (4, 3, 2)}

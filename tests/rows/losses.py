@@ -1,0 +1,172 @@
+"""Rows of the table: softmax, log_softmax, cross_entropy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import PartitionSpec as P
+
+import fnnet
+from fnnet.proof import reference as twin
+from tests.case import Case
+
+
+def _softmax(z: Any, axis: int = -1) -> Any:
+    e = jnp.exp(z - jax.lax.stop_gradient(z.max(axis, keepdims=True)))
+    return e / e.sum(axis, keepdims=True)
+
+
+def _log_softmax(z: Any, axis: int = -1) -> Any:
+    d = z - jax.lax.stop_gradient(z.max(axis, keepdims=True))
+    return d - jnp.log(jnp.exp(d).sum(axis, keepdims=True))
+
+
+def _classes(z: Any) -> Any:
+    """Integer labels that depend on nothing but the logits, and have no derivative."""
+    return jnp.argmin(z, -1)
+
+
+def _labelled(f: Callable[..., Any]) -> Callable[..., Any]:
+    """`f` of logits and integer labels as a function of logits (and weights) alone."""
+    return lambda z, weights=None, **options: f(z, _classes(z), weights=weights, **options)
+
+
+def _cross_entropy(
+    z: Any,
+    labels: Any,
+    *,
+    smoothing: Any = 0,
+    z_loss: Any = 0,
+    weights: Any = None,
+    ignore_index: Any = None,
+    reduction: str = "mean",
+) -> Any:
+    """By log_softmax and a one-hot, as one writes it first."""
+    c = z.shape[-1]
+    keep = jnp.ones(z.shape[:-1], z.dtype)
+    if labels.ndim < z.ndim:
+        if ignore_index is not None:
+            keep = (labels != ignore_index).astype(z.dtype)
+        labels = jax.nn.one_hot(labels, c, dtype=z.dtype)
+    t = (1 - smoothing) * labels + smoothing / c
+    e = -(t * _log_softmax(z)).sum(-1) + z_loss * jax.nn.logsumexp(z, axis=-1) ** 2
+    w = keep if weights is None else keep * weights
+    if reduction == "none":
+        return w * e
+    return (w * e).sum() / (w.sum() if reduction == "mean" else 1)
+
+
+ROWS = [
+    Case(
+        "softmax",
+        fnnet.softmax,
+        _softmax,
+        shapes=[(8, 6)],
+        batch=[0],
+        layouts=[(P("d"),), (P("d", "m"),)],
+        big=[(512, 256)],
+        terms=64,
+        twin=twin.softmax_vjp,
+    ),
+    Case(
+        "softmax along the first axis",
+        fnnet.softmax,
+        _softmax,
+        shapes=[(6, 8)],
+        batch=[1],
+        big=[(256, 512)],
+        terms=64,
+        options={"axis": 0},
+        twin=lambda z, g: twin.softmax_vjp(z, g, 0),
+        variant=True,
+    ),
+    Case(
+        "log_softmax",
+        fnnet.log_softmax,
+        _log_softmax,
+        shapes=[(8, 6)],
+        batch=[0],
+        layouts=[(P("d"),), (P("d", "m"),)],
+        big=[(512, 256)],
+        terms=64,
+        twin=twin.log_softmax_vjp,
+    ),
+    Case(
+        "log_softmax along the middle axis",
+        fnnet.log_softmax,
+        _log_softmax,
+        shapes=[(8, 6, 2)],
+        batch=[0],
+        big=[(64, 256, 8)],
+        terms=64,
+        options={"axis": 1},
+        twin=lambda z, g: twin.log_softmax_vjp(z, g, 1),
+        variant=True,
+    ),
+    Case(
+        "cross_entropy of classes",
+        fnnet.cross_entropy,
+        _cross_entropy,
+        adapt=_labelled,
+        shapes=[(8, 6)],
+        batch=[0],
+        layouts=[(P("d"),)],
+        big=[(512, 256)],
+        terms=64,
+        scalar=True,
+        twin=lambda z, g: twin.cross_entropy_vjp(z, np.argmin(z, -1), g)[:1],
+    ),
+    Case(
+        "cross_entropy of distributions, smoothed, with z-loss",
+        fnnet.cross_entropy,
+        _cross_entropy,
+        shapes=[(8, 6), (8, 6)],
+        batch=[0, 0],
+        layouts=[(P("d"), P("d"))],
+        big=[(512, 256), (512, 256)],
+        terms=256,
+        scalar=True,
+        options={"smoothing": 0.1, "z_loss": 0.01},
+        twin=lambda z, t, g: twin.cross_entropy_vjp(z, t, g, smoothing=0.1, z_loss=0.01),
+        variant=True,
+    ),
+    Case(
+        "cross_entropy, weighted, one class ignored",
+        fnnet.cross_entropy,
+        _cross_entropy,
+        adapt=_labelled,
+        shapes=[(8, 2, 6), (8, 2)],
+        batch=[0, 0],
+        big=[(64, 8, 256), (64, 8)],
+        terms=256,
+        scalar=True,
+        options={"ignore_index": 1, "smoothing": 0.1},
+        twin=lambda z, w, g: twin.cross_entropy_vjp(
+            z, np.argmin(z, -1), g, weights=w, ignore_index=1, smoothing=0.1
+        )[::2],
+        variant=True,
+        poisoned=[],  # what is ignored hides NaN: see test_edges
+        any_scale=False,  # dw is the difference of each loss and the mean
+    ),
+    Case(
+        "cross_entropy of each sample",
+        fnnet.cross_entropy,
+        _cross_entropy,
+        adapt=_labelled,
+        shapes=[(8, 6), (8,)],
+        batch=[0, 0],
+        layouts=[(P("d"), P("d"))],
+        big=[(512, 256), (512,)],
+        terms=64,
+        options={"reduction": "none", "z_loss": 0.01},
+        twin=lambda z, w, g: twin.cross_entropy_vjp(
+            z, np.argmin(z, -1), g, weights=w, reduction="none", z_loss=0.01
+        )[::2],
+        variant=True,
+        poisoned=[],  # the plain form makes NaN of a probability 0: see test_edges
+    ),
+]

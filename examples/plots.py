@@ -15,7 +15,7 @@ from matplotlib.ticker import (
     PercentFormatter,
     StrMethodFormatter,
 )
-from reporting import EpochResult
+from reporting import EpochResult, TextResult
 
 SHOWN = 40  # mistakes in the picture
 COLUMNS = 8
@@ -61,6 +61,27 @@ def plot_curves(path: Path, results: Sequence[EpochResult], *, title: str, x_lab
     for axes in (loss, accuracy):
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3, which="both")
+    figure.savefig(path)
+
+
+def plot_bits(path: Path, results: Sequence[TextResult], *, title: str) -> None:
+    """Draw the losses of a model of text, in bits per character, against the step.
+
+    Args:
+        path: the PNG to write.
+        results: in order.
+        title: over the picture.
+    """
+    steps = [r.step for r in results]
+    figure = _figure(7, 4)
+    axes = figure.subplots()
+    axes.plot(steps, [r.train_bits for r in results], marker="o", ms=4, label="training")
+    axes.plot(steps, [r.valid_bits for r in results], marker="o", ms=4, label="validation")
+    axes.set(xlabel="step", ylabel="cross entropy (bits per character)")
+    axes.set_title(f"{title}: {results[-1].valid_bits:.3f} bits per character", fontsize=10)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.grid(alpha=0.3)
+    axes.legend()
     figure.savefig(path)
 
 

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeAlias
 
 import jax
 from rich.console import Console
@@ -45,6 +45,42 @@ class EpochResult:
             f"test loss {self.test_loss:.5f}   test accuracy {self.test_accuracy:7.2%}   "
             f"{self.seconds:6.2f} s"
         )
+
+    @property
+    def short(self) -> str:
+        """For beside the progress bar."""
+        return f"loss {self.train_loss:.4f}   accuracy {self.test_accuracy:.1%}"
+
+
+@dataclass(frozen=True)
+class TextResult:
+    """How some steps of a model of text went.
+
+    Attributes:
+        step: iterations done, since the start.
+        train_bits: bits per character, mean over these steps' mini-batches.
+        valid_bits: bits per character of the validation text, at their end.
+        seconds: what they took, validation included; the first ones compile as well.
+    """
+
+    step: int
+    train_bits: float
+    valid_bits: float
+    seconds: float
+
+    def __str__(self) -> str:
+        return (
+            f"step {self.step:6d}   training {self.train_bits:.3f} bits per character   "
+            f"validation {self.valid_bits:.3f}   {self.seconds:6.2f} s"
+        )
+
+    @property
+    def short(self) -> str:
+        """For beside the progress bar."""
+        return f"validation {self.valid_bits:.3f} bits"
+
+
+Result: TypeAlias = EpochResult | TextResult
 
 
 def environment() -> dict[str, Any]:
@@ -90,9 +126,10 @@ class Metrics:
         self._file = path.open("w", encoding="utf-8")
         self._write({"kind": "header", **header})
 
-    def add(self, result: EpochResult) -> None:
-        """Write one epoch."""
-        self._write({"kind": "epoch", **asdict(result)})
+    def add(self, result: Result) -> None:
+        """Write one result."""
+        kind = "epoch" if isinstance(result, EpochResult) else "report"
+        self._write({"kind": kind, **asdict(result)})
 
     def _write(self, line: dict[str, Any]) -> None:
         self._file.write(json.dumps(line, allow_nan=False) + "\n")
@@ -106,13 +143,13 @@ class Metrics:
 
 
 class Live:
-    """A line for each epoch and, on a terminal, a progress bar below them."""
+    """A line for each result and, on a terminal, a progress bar below them."""
 
-    def __init__(self, epochs: int, console: Console | None = None) -> None:
+    def __init__(self, total: int, console: Console | None = None, *, unit: str = "epoch") -> None:
         """Begin; `console` is standard output unless given."""
         self._console = console or Console(file=sys.stdout)
         self._bar = Progress(
-            TextColumn("epoch"),
+            TextColumn(unit),
             MofNCompleteColumn(),
             BarColumn(),
             TextColumn("{task.fields[text]}"),
@@ -121,14 +158,13 @@ class Live:
             transient=True,
             disable=not self._console.is_terminal or self._console.is_dumb_terminal,
         )
-        self._task = self._bar.add_task("", total=epochs, text="compiling")
+        self._task = self._bar.add_task("", total=total, text="compiling")
         self._since = time.perf_counter()
 
-    def add(self, result: EpochResult) -> None:
-        """Show one epoch."""
+    def add(self, result: Result) -> None:
+        """Show one result."""
         self._console.print(str(result), soft_wrap=True, highlight=False, markup=False)
-        text = f"loss {result.train_loss:.4f}   accuracy {result.test_accuracy:.1%}"
-        self._bar.update(self._task, advance=1, text=text)
+        self._bar.update(self._task, advance=1, text=result.short)
 
     def lap(self) -> float:
         """Seconds since the last lap, or since the beginning."""

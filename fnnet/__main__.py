@@ -14,6 +14,7 @@ class Command(NamedTuple):
 
 
 COMMANDS = {
+    "check": Command("fnnet.check.cli", "check every op's gradient on this device"),
     "bench": Command("fnnet.measure.bench", "measure gradients by hand beside autodiff's, here"),
     "ladder": Command("fnnet.net.ladder", "time the matrix product written five ways"),
     "prove": Command("fnnet.proof.symbolic", "prove the hand-derived backward rules with SymPy"),

@@ -28,6 +28,8 @@ class Case:
         layouts: for each argument, its PartitionSpec on a mesh of axes "d" (2) and "m" (2).
         big: shapes at which memory is compared.
         terms: how many numbers are added up into one number of a result, at `shapes`.
+        rounded: how many units of rounding of the largest number come from results on the way that
+            are themselves rounded to float16 or bfloat16 (states, pre-activations).
         complex_too: whether complex arrays are accepted.
         scalar: whether the result is one number for the whole batch.
         kinks: arguments at which the derivative is a choice, and the derivative chosen.
@@ -37,9 +39,13 @@ class Case:
         options: keyword arguments of the function, and of `plain`.
         adapt: makes of a function of the op's arguments one of float arrays alone, where the op
             takes others too (labels, masks).
-        poisoned: the arguments in which NaN and inf are tried, by default all. (Where inf is lost
-            in inf - inf, which of the cotangents are NaN depends on the order of sums.)
+        poisoned: the arguments in which NaN and inf are tried, by default all.
+        infinities: whether inf is tried in them too. (Where it is lost in inf - inf or 0 inf, which
+            of the cotangents are NaN depends on the order of operations.)
         any_scale: whether arguments of any size have a well-conditioned derivative.
+        recomputed: how many products more than autodiff the program has, as the backward pass
+            makes some of the forward again.
+        stores_more: choices of arguments (numbers) for which the rule stores more than autodiff.
         variant: a further row of an op: it skips the tests that take long and that one row of the
             op goes through (see `each_op`).
     """
@@ -52,6 +58,7 @@ class Case:
     big: Sequence[Shape]
     terms: int
     layouts: Sequence[Sequence[P]] = ()
+    rounded: int = 0
     complex_too: bool = False
     scalar: bool = False
     kinks: Sequence[tuple[Sequence[float], Sequence[float]]] = ()
@@ -60,7 +67,10 @@ class Case:
     options: dict[str, Any] = dataclasses.field(default_factory=dict)
     adapt: Callable[[Callable[..., Any]], Callable[..., Any]] = lambda f: f
     poisoned: Sequence[int] | None = None
+    infinities: bool = True
     any_scale: bool = True
+    recomputed: int = 0
+    stores_more: Sequence[tuple[int, ...]] = ()
     variant: bool = False
 
     def args(self, key: jax.Array, dtype: Any = "float64", big: bool = False) -> list[jax.Array]:

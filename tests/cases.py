@@ -8,9 +8,16 @@ from typing import Any
 import pytest
 
 from tests.case import Case as Case
-from tests.rows import activations, dense, losses, norms
+from tests.rows import activations, dense, images, losses, norms, sequences
 
-CASES = [*dense.ROWS, *losses.ROWS, *activations.ROWS, *norms.ROWS]
+CASES = [
+    *dense.ROWS,
+    *losses.ROWS,
+    *activations.ROWS,
+    *norms.ROWS,
+    *sequences.ROWS,
+    *images.ROWS,
+]
 
 OP_NAMES = sorted({case.op_name for case in CASES})
 

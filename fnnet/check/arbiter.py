@@ -14,9 +14,9 @@ import jax
 import numpy as np
 
 from fnnet.check.case import Case
+from fnnet.check.host import equations
 from fnnet.check.modes import NATIVE
 from fnnet.check.numerical import Differences
-from fnnet.check.precision import equations
 from fnnet.check.subject import Arrays
 from fnnet.check.tolerance import Compared, scale_of
 

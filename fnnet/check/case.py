@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fnnet.check.host import calls_host
 from fnnet.check.modes import NATIVE, WIDE, Mode, Program, epsilon, narrowed, widened
 from fnnet.check.precision import narrowest
 from fnnet.check.subject import Arrays, Subject
@@ -60,9 +61,9 @@ class Case:
         self.hand = subject.flat(f)
         self.truth = subject.flat(plain(f) if reference is None else reference)
         self.primal = subject.flat(f if reference is None else reference)
-        self.pull_hand = Program(pull(self.hand))
-        self.pull_truth = Program(pull(self.truth))
-        self.forward = Program(lambda v, o: self.hand(v, o))
+        self.pull_hand = Program(pull(self.hand), lambda: self.calls_host)
+        self.pull_truth = Program(pull(self.truth), lambda: self.calls_host)
+        self.forward = Program(lambda v, o: self.hand(v, o), lambda: self.calls_host)
         self.seed = seed
         self.values = [widened(v) for v in subject.values]
         self.g = self.cotangent(0)
@@ -189,6 +190,23 @@ class Case:
             except Exception:
                 return False
         return True
+
+    @functools.cached_property
+    def calls_host(self) -> bool:
+        """Whether the function or its rule calls back to Python on the host."""
+        with WIDE.context():
+            for traced in (pull(self.hand), lambda v, o, g: self.primal(v, o)):
+                try:
+                    jaxpr = jax.make_jaxpr(traced)(
+                        WIDE.cast(self.values, self.subject.values),
+                        self.subject.others,
+                        self.cast_g(self.g, WIDE),
+                    )
+                except Exception:
+                    continue
+                if calls_host(jaxpr):
+                    return True
+        return False
 
     @property
     def size(self) -> int:

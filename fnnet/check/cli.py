@@ -8,18 +8,45 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 
 from fnnet import ops
-from fnnet.check.report import Report, number
+from fnnet.check.report import Report
 from fnnet.check.samples import op_names, samples
 from fnnet.check.table import table
+from fnnet.check.twin import NEAR, twin_error
 from fnnet.check.verify import check_vjp
 
 SEED = 20_261_122
+SCORED_ON = 8  # devices: some planted bugs show on several only
 _STARTED = "FNNET_CHECK_DEVICES"
+
+HEAD = ("op", "questions", "error", "bytes kept", "twin", "proof", "verdict")
+LEGEND = """
+questions  answered in the rule's favour, of those asked, over all calls of the op
+error      the largest, in terms of the bound it has to keep
+bytes kept by the backward pass: by the rule / by autodiff
+twin       the largest relative error against the NumPy twin, value and gradient, in float64
+proof      of the twin's rule by SymPy, at the first of its shapes; python -m fnnet prove: at all"""
+
+
+class Checked(NamedTuple):
+    """What one call of an op came to.
+
+    Attributes:
+        report: the check's.
+        twin: the error against the NumPy twin; None without one.
+    """
+
+    report: Report
+    twin: float | None
+
+    @property
+    def wrong(self) -> bool:
+        """Whether check or twin speak against the op."""
+        return self.report.verdict == "wrong" or (self.twin is not None and not self.twin <= NEAR)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -39,8 +66,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.devices is not None and options.devices < 1:
         print("fnnet check: --devices must be at least 1", file=sys.stderr)
         return 2
+    devices = options.devices or (SCORED_ON if options.score else None)
+    if devices and jax.device_count() < devices and not os.environ.get(_STARTED):
+        return _anew(words, devices)
     if options.devices and jax.device_count() < options.devices:
-        return _anew(words, options.devices)
+        given = jax.device_count()
+        print(f"fnnet check: this platform has {given} devices, not {devices}", file=sys.stderr)
+        return 2
     if options.score:
         from fnnet.check import score
 
@@ -81,12 +113,6 @@ def _parser() -> argparse.ArgumentParser:
 
 def _anew(words: Sequence[str], devices: int) -> int:
     """Start again with more devices: JAX counts them once, when it starts."""
-    if os.environ.get(_STARTED):
-        print(
-            f"fnnet check: this platform has {jax.device_count()} devices and gives no {devices}",
-            file=sys.stderr,
-        )
-        return 2
     flag = f"--xla_force_host_platform_device_count={devices}"
     kept = [
         f
@@ -104,45 +130,81 @@ def _anew(words: Sequence[str], devices: int) -> int:
 
 
 def _check(names: Sequence[str], json_file: str | None, verbose: bool) -> int:
+    from fnnet.proof import reference  # here: nothing else of check stands on the proofs
+
     device = jax.devices()[0]
     human = sys.stderr if json_file == "-" else sys.stdout
     print(f"JAX {jax.__version__}, {jax.device_count()} x {device.device_kind}", file=human)
     rows, reports = [], []
-    for name in names:
-        for report in _reports(name):
-            reports.append(report)
-            rows.append(_row(report))
-            if verbose or report.verdict == "wrong":
-                print("", report, "", sep="\n", file=human)
-    head = ("op", "questions", "worst error", "bytes kept, hand/auto", "verdict")
-    print(*table(head, rows), sep="\n", file=human)
-    if any(f.check == "sharded" and f.verdict == "skipped" for r in reports for f in r.findings):
-        print("\nOne device: the sharded question was skipped; --devices 8 asks it.", file=human)
-    if json_file:
-        _write(json_file, [r.to_dict() for r in reports])
-    return int(any(r.verdict == "wrong" for r in reports))
-
-
-def _reports(name: str) -> list[Report]:
     key = jax.random.key(SEED)
-    f = getattr(ops, name)
-    return [check_vjp(f, args, key=key) for args in samples(name, key)]
+    for name in names:
+        calls = [
+            Checked(
+                check_vjp(getattr(ops, name), s.args, kwargs=s.options, key=key),
+                twin_error(name, s, reference),
+            )
+            for s in samples(name, key)
+        ]
+        proof, proved = _proof(name)
+        for call in calls:
+            if verbose or call.wrong:
+                print("", call.report, "", sep="\n", file=human)
+        rows.append(_row(name, calls, proof))
+        reports.append(
+            {
+                "op": name,
+                "ok": proved and not any(call.wrong for call in calls),
+                "proof": proof,
+                "calls": [{**call.report.to_dict(), "twin": call.twin} for call in calls],
+            }
+        )
+    print(*table(HEAD, rows), sep="\n", file=human)
+    if jax.device_count() == 1:
+        print("\nOne device: the sharded question was skipped; --devices 8 asks it.", file=human)
+    print(LEGEND, file=human)
+    if json_file:
+        _write(json_file, reports)
+    return int(not all(r["ok"] for r in reports))
 
 
-def _row(report: Report) -> tuple[str, ...]:
-    asked = {f.check for f in report.findings if f.verdict != "skipped"}
-    failed = {f.check for f in report.wrong}
-    # relative to its bound, as arguments differ in scale
-    errors = [f.error / f.bound for f in report.findings if f.error and f.bound]
-    hand, auto = report.residual_bytes
-    worst = f"{number(max(errors))} of its bound" if errors else "0"
+def _row(name: str, calls: Sequence[Checked], proof: str) -> tuple[str, ...]:
+    """One line: an op, over all the calls it was checked at."""
+    asked = failed = 0
+    errors = [0.0]
+    for report in (call.report for call in calls):
+        failed += len({f.check for f in report.wrong})
+        asked += len({f.check for f in report.findings if f.verdict != "skipped"})
+        # relative to its bound, as arguments differ in scale
+        errors += [f.error / f.bound for f in report.findings if f.error and f.bound]
+    kept = [sum(r.residual_bytes[k] or 0 for r in (call.report for call in calls)) for k in (0, 1)]
+    twins = [call.twin for call in calls if call.twin is not None]
     return (
-        report.name,
-        f"{len(asked) - len(failed)} of {len(asked)}",
-        worst,
-        f"{'?' if hand is None else hand}/{'?' if auto is None else auto}",
-        report.verdict,
+        name,
+        f"{asked - failed} of {asked}",
+        f"{max(errors):.2g}",
+        f"{kept[0]}/{kept[1]}",
+        f"{max(twins):.0e}" if twins else "none",
+        proof,
+        "wrong" if any(call.wrong for call in calls) else _verdict(calls),
     )
+
+
+def _verdict(calls: Sequence[Checked]) -> str:
+    verdicts = {call.report.verdict for call in calls}
+    return "undecidable" if "undecidable" in verdicts else "correct"
+
+
+def _proof(name: str) -> tuple[str, bool]:
+    """What SymPy says of the twin's rule at its first shapes, and whether that is no refutation."""
+    try:
+        from fnnet.proof import cases, symbolic
+    except ImportError:
+        return "not run: no SymPy", True
+    if name not in cases.CASES:
+        return "none", True
+    shapes = cases.CASES[name]()
+    proof = symbolic.prove(name, cases=shapes[:1])
+    return (f"proved, 1 of {len(shapes)}" if proof.exact else "REFUTED"), proof.exact
 
 
 def _write(path: str, content: Any) -> None:

@@ -7,10 +7,11 @@ from typing import Any
 import jax
 import numpy as np
 
+from fnnet.check.case import pull
 from fnnet.check.fit import Pair, as_mean, as_sum, fit, size_of
+from fnnet.check.host import equations
 from fnnet.check.influence import Influence
 from fnnet.check.modes import NATIVE, Mode, epsilon
-from fnnet.check.precision import equations
 from fnnet.check.report import Detail
 from fnnet.check.tolerance import Compared
 
@@ -47,6 +48,9 @@ def _first_order(e: Any, number: int, c: Compared) -> Fitted:
     if found := _swapped(e, number, pair) or _one_share(e, number, pair) or pair.turned():
         return found
     if not pair.finite:
+        known = np.isfinite(c.want)
+        if found := Pair(c.got[known], c.want[known], bound).whole():
+            return _explained(e, number, found)
         return pair.some_elements(0.0) or ("unknown", Detail(words="it has no finite number"))
     if found := _missing(e, number, c, pair):
         return found
@@ -155,7 +159,11 @@ def _mesh_sizes(e: Any) -> set[int]:
 def _one_share(e: Any, number: int, pair: Pair) -> Fitted | None:
     """Whether it is one device's share of the sum over devices."""
     case = e.case
-    for n in _mesh_sizes(e):
+    sizes = _mesh_sizes(e)
+    if sizes and _devices_disagree(e, number):
+        words = "the devices' copies of it differ: a psum over them is missing"
+        return "missing_psum", Detail(words=words, devices=max(sizes))
+    for n in sizes:
         for axis in range(max((x.ndim for x in case.g), default=0)):
             for share in range(n):
                 g = [_share_of(x, axis, n, share) for x in case.g]
@@ -163,6 +171,26 @@ def _one_share(e: Any, number: int, pair: Pair) -> Fitted | None:
                     words = f"it is device {share}'s share alone: a psum over {n} is missing"
                     return "missing_psum", Detail(words=words, devices=n)
     return None
+
+
+def _devices_disagree(e: Any, number: int) -> bool:
+    """Whether a gradient that every device has a copy of is another one on each."""
+    case, mode = e.case, e.case.work
+    with mode.context():
+        grads = jax.jit(pull(case.hand))(
+            mode.cast(case.values, case.subject.values),
+            case.subject.others,
+            case.cast_g(case.g, mode),
+        )[1]
+        copies: dict[str, list[Any]] = {}
+        for shard in grads[number].addressable_shards:
+            copies.setdefault(str(shard.index), []).append(np.asarray(shard.data))
+    near = 1e-6 * size_of(e.hand[number])
+    return any(
+        not np.allclose(x, same[0], rtol=0, atol=near, equal_nan=True)
+        for same in copies.values()
+        for x in same[1:]
+    )
 
 
 def _share_of(x: Any, axis: int, n: int, share: int) -> Any:

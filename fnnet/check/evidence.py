@@ -83,8 +83,13 @@ class Evidence:
             spread = np.max([f[i] for f in found], axis=0)
             scale = scale_of(want)
             least = case.floor * scale if scale else 4 * eps * natural_scale(case, i)
-            bounds.append(least + MARGIN * smooth(without_jumps(spread, want)))
+            bounds.append(least + MARGIN * smooth(self._without_jumps(i, spread, want)))
         return bounds
+
+    def _without_jumps(self, i: int, spread: Any, want: Any) -> Any:
+        if not self.case.has_oracle:
+            return without_jumps(spread, want, lambda: want[None])
+        return without_jumps(spread, want, lambda: self.arbiter.beside[i])
 
     def rounding(self, i: int) -> float:
         """One bound for the whole of a gradient computed at another point of the same scale."""

@@ -38,6 +38,12 @@ _KNOWN = (
         "A cotangent must have its argument's shape and dtype.",
     ),
     (
+        "forward-mode autodiff (jvp)",
+        "unknown",
+        "The rule takes a forward-mode derivative of a function with a custom_vjp rule, which has "
+        "none: take it of fnnet.plain of that function.",
+    ),
+    (
         "closed-over value",
         "unknown",
         "The rule closes over a value that is differentiated: make it an argument of the function.",

@@ -42,7 +42,7 @@ class Pair:
             return "zero", Detail(words="it is zero")
         c = self._factor()
         if c is not None:
-            if abs(c + 1) < 1e-6:
+            if abs(c + 1) <= min(max(self.near / size_of(self.want), 1e-6), 1e-2):
                 return "negated", Detail(words="it has the wrong sign", factor=-1.0)
             return "scaled", Detail(words=f"it is {c:.6g} times what it should be", factor=c)
         if np.iscomplexobj(self.want) and self.equals(self.want.conj()):

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fnnet.check.case import Case
-from fnnet.check.modes import Program
+from fnnet.check.modes import NATIVE, WIDE, Program
 from fnnet.check.subject import Arrays
 from fnnet.check.tolerance import scale_of
 
@@ -49,7 +49,7 @@ class Differences:
 
     def __init__(self, case: Case) -> None:
         self._case = case
-        self._program = Program(self._changes)
+        self._program = Program(self._changes, lambda: case.calls_host)
 
     def _changes(self, values: Arrays, others: Arrays, v: Arrays, g: Arrays, ts: Any) -> Any:
         base, _ = self._case.primal(values, others)
@@ -66,7 +66,7 @@ class Differences:
                 noise += jnp.sum(jnp.where(out == before, 0.0 * size, size)).astype(noise.dtype)
             return change, noise
 
-        return jax.lax.map(at, ts)
+        return jax.lax.map(at, ts) if len(ts) > 1 else [x[None] for x in at(ts[0])]
 
     def along(self, v: Arrays, g: Arrays | None = None, base: float = 1.0) -> Derivative:
         """The derivative of the sum of g·f along `v` at the caller's arguments.
@@ -80,14 +80,21 @@ class Differences:
         ts = np.concatenate([STEPS, -STEPS]) * base
         values = mode.cast(case.values, case.subject.values)
         eps = case.work_eps
-        change, noise = self._program(
-            mode,
-            values,
-            case.subject.others,
-            mode.cast(v, case.subject.values),
-            case.cast_g(case.g if g is None else g, mode),
-            ts.astype(np.float64 if mode.dtype is not None else np.float32),
-        )
+        ts = ts.astype(np.float64 if mode.dtype is not None else np.float32)
+        # a loop compiled around a callback may run it in another thread
+        parts = ts.reshape(-1, 1) if mode is WIDE and case.calls_host else [ts]
+        found = [
+            self._program(
+                mode,
+                values,
+                case.subject.others,
+                mode.cast(v, case.subject.values),
+                case.cast_g(case.g if g is None else g, mode),
+                part,
+            )
+            for part in parts
+        ]
+        change, noise = (np.concatenate(x) for x in zip(*found, strict=True))
         n = len(STEPS)
         h = STEPS * base
         up, down = change[:n].astype(float), change[n:].astype(float)
@@ -99,7 +106,8 @@ class Differences:
         side_error = right_error + left_error
         gap = abs(right - left)
         size = max(abs(right), abs(left))
-        kink = bool(gap > 10 * side_error + 1e-4 * size) and np.isfinite(gap)
+        least = 1e-4 if mode is NATIVE else 1e-7
+        kink = bool(gap > 10 * side_error + least * size) and np.isfinite(gap)
         return Derivative(value, error, left, right, side_error, bool(kink))
 
     def element(self, number: int, index: tuple[int, ...], imaginary: bool = False) -> Derivative:

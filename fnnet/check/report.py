@@ -181,7 +181,7 @@ def _evidence(f: Finding) -> str:
         words = f"{words or DIAGNOSES[f.diagnosis]} [{f.diagnosis}]"
     if f.index is None:
         return words
-    where = f"[{', '.join(map(str, f.index))}]" if f.index else ""
+    where = f"[{','.join(map(str, f.index))}]" if f.index else ""
     return (
         f"{words}. d{f.arg}{where}: got {number(f.got)}, want {number(f.want)}, "
         f"error {number(f.error)}, allowed {number(f.bound)}."

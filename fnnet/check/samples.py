@@ -1,60 +1,90 @@
-"""For every public op, arguments to check it at. A new op is picked up; a row makes it telling."""
+"""For every public op, the calls it is checked at: one line for an op, a tuple for each call."""
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable
-from typing import Any
+import dataclasses
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from fnnet import ops
 
-# op -> the shapes of its float arguments, or a function of a key that makes them all;
-# several ways to call an op are several rows
-Row = tuple[tuple[int, ...], ...] | Callable[[jax.Array], tuple[Any, ...]]
+
+class Sample(NamedTuple):
+    """One call of an op."""
+
+    args: tuple[Any, ...]
+    options: dict[str, Any]
 
 
-def _labelled(*shapes: tuple[int, ...], classes: int) -> Callable[[jax.Array], tuple[Any, ...]]:
-    """Float arguments of these shapes, then integer labels, one for each row."""
+@dataclasses.dataclass(frozen=True, init=False)
+class F:
+    """A float32 array of this shape, drawn from the normal distribution."""
 
-    def make(key: jax.Array) -> tuple[Any, ...]:
-        keys = jax.random.split(key, len(shapes) + 1)
-        floats = [jax.random.normal(k, s, jnp.float32) for k, s in zip(keys, shapes, strict=False)]
-        labels = jax.random.randint(keys[-1], shapes[0][:-1], 0, classes, jnp.int32)
-        return (*floats, labels)
+    shape: tuple[int, ...]
 
-    return make
+    def __init__(self, *shape: int) -> None:
+        object.__setattr__(self, "shape", shape)
 
-
-def _then(row: tuple[tuple[int, ...], ...], *rest: Any) -> Callable[[jax.Array], tuple[Any, ...]]:
-    """Float arguments of the shapes `row`, then `rest` as it is."""
-    return lambda key: (*_normal(row, key), *rest)
+    def drawn(self, key: jax.Array) -> jax.Array:
+        """The array."""
+        return jax.random.normal(key, self.shape, jnp.float32)
 
 
-SAMPLES: dict[str, tuple[Row, ...]] = {
-    "matmul": (((8, 6), (6, 4)), ((8, 1, 3, 6), (2, 6, 4)), ((8, 6), (6,))),
-    "lin": (((8, 6), (6, 4), (4,)), ((8, 2, 6), (6, 4))),
-    "relu": (((8, 6),),),
-    "mse": (((8, 6), (8, 6)), ((8, 1), (8,))),
-    "softmax": (((8, 6),),),
-    "log_softmax": (((8, 6),),),
-    "cross_entropy": (_labelled((8, 6), classes=6),),
-    "linear_cross_entropy": (_labelled((8, 5), (5, 6), classes=6),),
-    "unfold": (_then(((2, 6, 6, 3),), 3),),
-    "fold": (_then(((2, 4, 4, 27),), (2, 6, 6, 3), 3),),
-    "conv2d": (((2, 6, 6, 3), (3, 3, 3, 4), (4,)),),
-    "max_pool": (_then(((2, 6, 6, 3),), 2),),
-    "avg_pool": (_then(((2, 6, 6, 3),), 2),),
-    "layer_norm": (((8, 6), (6,), (6,)),),
-    "rms_norm": (((8, 6), (6,)),),
-    "norm": (((8, 6),),),
-    "gelu": (((8, 6),),),
-    "silu": (((8, 6),),),
-    "glu_mlp": (((8, 6), (6, 10), (6, 10), (10, 6)),),
-    "rnn": (((5, 4, 3), (4, 6), (3, 6), (6, 6), (6,)),),
-    "attention": (((2, 6, 2, 4), (2, 6, 2, 4), (2, 6, 2, 4)),),
+@dataclasses.dataclass(frozen=True)
+class Labels:
+    """Integers from 0 to `classes` - 1."""
+
+    classes: int
+    shape: tuple[int, ...]
+
+    def drawn(self, key: jax.Array) -> jax.Array:
+        """The array."""
+        return jax.random.randint(key, self.shape, 0, self.classes, jnp.int32)
+
+
+_IMAGE = F(8, 6, 6, 3)
+_LABELS = Labels(6, (8,))
+_SMOOTH = {"smoothing": 0.1, "z_loss": 0.01}
+_GATES = (F(5, 8, 4), F(8, 6), F(4, 18), F(6, 18), F(18))
+
+# a call is its arguments in order, at its end a dict if it has options
+SAMPLES: dict[str, list[tuple[Any, ...]]] = {
+    "attention": [
+        (F(8, 6, 2, 4),) * 3,
+        (F(2, 6, 4, 4), F(2, 6, 2, 4), F(2, 6, 2, 3), {"causal": True}),
+    ],
+    "avg_pool": [(_IMAGE, 2), (_IMAGE, (3, 2), {"stride": 1, "padding": "SAME"})],
+    "conv2d": [(_IMAGE, F(3, 3, 3, 4), F(4)), (_IMAGE, F(2, 3, 1, 6), {"stride": 2, "groups": 3})],
+    "cross_entropy": [(F(8, 6), _LABELS), (F(8, 6), _LABELS, {**_SMOOTH, "reduction": "sum"})],
+    "fold": [
+        (F(8, 4, 4, 27), (8, 6, 6, 3), 3),
+        (F(2, 3, 2, 12), (2, 6, 5, 2), (2, 3), {"stride": 2}),
+    ],
+    "gelu": [(F(8, 6),), (F(8, 6), {"approximate": True})],
+    "glu_mlp": [
+        (F(8, 6), F(6, 10), F(6, 10), F(10, 6)),
+        (F(8, 6), F(6, 4), F(6, 4), F(4, 6), {"activation": "gelu"}),
+    ],
+    "gru": [_GATES],
+    "layer_norm": [(F(8, 6), F(6), F(6)), (F(8, 2, 6),)],
+    "lin": [(F(8, 6), F(6, 4), F(4)), (F(8, 2, 6), F(6, 4))],
+    "linear_cross_entropy": [
+        (F(8, 5), F(5, 6), _LABELS),
+        (F(8, 5), F(5, 6), _LABELS, F(6), {**_SMOOTH, "softcap": 3.0}),
+    ],
+    "log_softmax": [(F(8, 6),), (F(8, 6), {"axis": 0})],
+    "matmul": [(F(8, 6), F(6, 4)), (F(8, 1, 3, 6), F(2, 6, 4)), (F(8, 6), F(6))],
+    "max_pool": [(_IMAGE, 2), (_IMAGE, 3, {"stride": 2, "padding": 1})],
+    "mse": [(F(8, 6), F(8, 6)), (F(8, 1), F(8))],
+    "norm": [(F(8, 6), {"axis": -1}), (F(8, 6), {"ord": 3, "axis": 0}), (F(8, 6), {"ord": 1})],
+    "relu": [(F(8, 6),)],
+    "rms_norm": [(F(8, 6), F(6)), (F(8, 2, 6),)],
+    "rnn": [(F(5, 8, 3), F(8, 6), F(3, 6), F(6, 6), F(6))],
+    "silu": [(F(8, 6),)],
+    "softmax": [(F(8, 6),), (F(8, 6), {"axis": 0})],
+    "unfold": [(_IMAGE, 3), (_IMAGE, (2, 3), {"stride": 2, "padding": "SAME", "dilation": (1, 2)})],
 }
 
 
@@ -67,31 +97,22 @@ def op_names() -> list[str]:
     )
 
 
-def samples(op: str, key: jax.Array) -> list[tuple[Any, ...]]:
-    """The arguments at which an op is checked.
-
-    An op without a row is tried with as many arrays as it has parameters without a default, of
-    shapes that elementwise functions, normalisations and products of two matrices take.
+def samples(op: str, key: jax.Array) -> list[Sample]:
+    """The calls at which an op is checked.
 
     Raises:
-        LookupError: if no arguments are known and none of those tried will do.
+        LookupError: if the op has no line in `SAMPLES`.
     """
-    if op in SAMPLES:
-        return [row(key) if callable(row) else _normal(row, key) for row in SAMPLES[op]]
-    f = getattr(ops, op)
-    n = sum(p.default is p.empty for p in inspect.signature(f).parameters.values())
-    for shapes in (((8, 6),) * n, ((8, 6), *[(6,)] * (n - 1)), ((8, 6), *[(6, 4)] * (n - 1))):
-        args = _normal(shapes, key)
-        try:
-            jax.eval_shape(f, *args)
-        except Exception:
-            continue
-        return [args]
-    raise LookupError(
-        f"check: no arguments are known for {op}; give it a row in fnnet.check.samples"
-    )
+    if op not in SAMPLES:
+        raise LookupError(
+            f"check: no arguments are known for {op}; give it a line in fnnet.check.samples"
+        )
+    return [_drawn(call, jax.random.fold_in(key, i)) for i, call in enumerate(SAMPLES[op])]
 
 
-def _normal(shapes: tuple[tuple[int, ...], ...], key: jax.Array) -> tuple[Any, ...]:
-    keys = jax.random.split(key, max(len(shapes), 1))
-    return tuple(jax.random.normal(k, s, jnp.float32) for k, s in zip(keys, shapes, strict=False))
+def _drawn(call: tuple[Any, ...], key: jax.Array) -> Sample:
+    options = call[-1] if isinstance(call[-1], dict) else {}
+    args = call[: len(call) - bool(options)]
+    keys = jax.random.split(key, len(args))
+    drawn = (x.drawn(k) if hasattr(x, "drawn") else x for x, k in zip(args, keys, strict=True))
+    return Sample(tuple(drawn), dict(options))

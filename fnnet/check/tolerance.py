@@ -13,6 +13,7 @@ Nothing grows with the size of an array.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -112,13 +113,20 @@ def smooth(spread: Any) -> Any:
     return np.fmax(spread, typical(spread))
 
 
-def without_jumps(spread: Any, want: Any) -> Any:
-    """A spread without the few elements that jump: they are at a kink, and the arbiter's to judge.
+def without_jumps(spread: Any, want: Any, beside: Callable[[], Any]) -> Any:
+    """A spread without the elements that jump at a kink: they are the arbiter's to judge.
 
-    Where most elements jump the oracle is unreliable, and the spread says so.
+    Few that jump are at kinks. Where most do, either all are at kinks (ties everywhere), and then
+    the gradients `beside` the point are a few numbers over and over; or the oracle is unreliable,
+    and the spread says so.
     """
     jumps = spread > 1e-3 * np.maximum(np.abs(np.where(np.isfinite(want), want, 0)), scale_of(want))
-    return np.where(jumps, 0.0, spread) if 2 * jumps.sum() <= jumps.size else spread
+    if 2 * jumps.sum() > jumps.size:
+        near = np.sort(np.real(beside()), 0)
+        with np.errstate(all="ignore"):
+            steps = np.diff(near, axis=0) > 3e-3 * np.max(np.abs(near), initial=0.0)
+        jumps &= np.isfinite(near).all(0) & (2 * steps.sum(0) <= len(near) - 2)
+    return np.where(jumps, 0.0, spread)
 
 
 def natural_scale(case: Case, number: int) -> float:

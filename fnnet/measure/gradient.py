@@ -118,7 +118,7 @@ def measure(row: Row, size: Any, *, budget_s: float, least: int = 11) -> Measure
     """
     args = jax.block_until_ready(list(row.draw(jax.random.key(0), size)))
     argnums = list(range(len(args))) if row.argnums is None else list(row.argnums)
-    autodiff = plain(row.f)
+    autodiff = row.auto or plain(row.f)
     functions: dict[str, Function] = {
         HAND: row.f,
         AUTODIFF: autodiff,

@@ -26,6 +26,11 @@ def normals(key: jax.Array, shapes: Sequence[Shape]) -> list[Any]:
     return [jax.random.normal(k, s, jnp.float32) for k, s in zip(keys, shapes, strict=True)]
 
 
+def small_normals(key: jax.Array, shapes: Sequence[Shape]) -> list[Any]:
+    """The same a sixteenth as large, as weights are."""
+    return [x / 16 for x in normals(key, shapes)]
+
+
 def shapes_in_words(shapes: Sequence[Shape]) -> str:
     """A size as people read it.
 
@@ -49,6 +54,7 @@ class Row:
         argnums: the arguments whose cotangents are asked for; None for all.
         peers: functions of the same arguments by others. Each entry imports its own, so that a
             package that is missing is missed only here.
+        auto: what autodiff differentiates; the same forward, `plain(f)`, if None.
         checkpoint: what `jax.checkpoint` is compared by; of the whole function if None.
         eager: whether the function is also called outside of `jit`: so for ops, not for whole nets.
     """
@@ -60,6 +66,7 @@ class Row:
     words: Callable[[Any], str] = shapes_in_words
     argnums: Sequence[int] | None = None
     peers: Mapping[str, Callable[[], Function]] = dataclasses.field(default_factory=dict)
+    auto: Function | None = None
     checkpoint: Function | None = None
     eager: bool = True
 
@@ -92,12 +99,18 @@ def layers_of(op: Function) -> Function:
     return layers
 
 
-def in_layers(name: str, op: Function, sizes: Sequence[Sequence[Shape]]) -> Row:
+def in_layers(
+    name: str,
+    op: Function,
+    sizes: Sequence[Sequence[Shape]],
+    draw: Callable[[jax.Array, Any], Sequence[Any]] = normals,
+) -> Row:
     """The row of eight layers of an op."""
     return Row(
         f"{name}, {LAYERS} layers",
         layers_of(op),
         sizes,
+        draw,
         checkpoint=layers_of(jax.checkpoint(plain(op))),
         eager=False,
     )

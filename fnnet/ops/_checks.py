@@ -67,3 +67,32 @@ def require_axis(op: str, axis: Any, **arrays: Any) -> None:
             raise ValueError(
                 f"{op}: axis must be {wanted} for {name} of shape {jnp.shape(x)}; got {axis}"
             )
+
+
+def require_recurrent(op: str, x: Any, h0: Any, wx: Any, wh: Any, b: Any, *, gates: int) -> None:
+    """Raise unless the arguments of a recurrent layer fit; its weights have `gates` blocks."""
+    require_floats(op, x=x, h0=h0, wx=wx, wh=wh, b=b)
+    x, h0, wx, wh, b = map(jnp.shape, (x, h0, wx, wh, b))
+    columns = "n_h" if gates == 1 else f"{gates} n_h"
+    if len(x) < 2:
+        raise ValueError(
+            f"{op}: x must have shape (T, ..., n_in), time first; got shape {x}. "
+            "One sequence of single numbers is x[:, None]"
+        )
+    if not h0 or h0[:-1] != x[1:-1]:
+        raise ValueError(
+            f"{op}: h0 must have shape (..., n_h) with the batch axes {x[1:-1]} of x, which has "
+            f"shape {x} (time first); got shape {h0}"
+        )
+    n = h0[-1]
+    for name, shape, wanted, words in (
+        ("wx", wx, (x[-1], gates * n), f"(n_in, {columns})"),
+        ("wh", wh, (n, gates * n), f"(n_h, {columns})"),
+        ("b", b, (gates * n,), f"({columns},)"),
+    ):
+        if shape != wanted:
+            remedy = "; it seems transposed" if len(wanted) == 2 and shape == wanted[::-1] else ""
+            raise ValueError(
+                f"{op}: {name} must have shape {words} = {wanted} for x of shape {x} and h0 of "
+                f"shape {h0}; got shape {shape}{remedy}"
+            )

@@ -115,7 +115,7 @@ def _is_distribution(labels: jax.Array) -> bool:
     return jnp.issubdtype(labels.dtype, jnp.floating)
 
 
-def _counts(labels: jax.Array, options: Options) -> jax.Array | None:
+def counting(labels: jax.Array, options: Options) -> jax.Array | None:
     """Which samples count, or None for all."""
     if options.ignore_index is None or _is_distribution(labels):
         return None
@@ -142,7 +142,7 @@ def _each(logits: jax.Array, labels: jax.Array, options: Options) -> tuple[jax.A
     l = l[..., 0]
     if options.z_loss:
         e = e + options.z_loss * l * l
-    counts = _counts(labels, options)
+    counts = counting(labels, options)
     if not _is_distribution(labels):
         known = (labels >= 0) & (labels < logits.shape[-1])
         e = jnp.where(known, e, jnp.full((), jnp.nan, e.dtype))
@@ -151,42 +151,42 @@ def _each(logits: jax.Array, labels: jax.Array, options: Options) -> tuple[jax.A
     return e, l
 
 
-def _weighted(
+def weighted(
     like: jax.Array, labels: jax.Array, weights: jax.Array | None, options: Options
 ) -> jax.Array:
     """The samples' weights: 0 for those that do not count."""
     w = jnp.ones(like.shape, like.dtype) if weights is None else weights.astype(like.dtype)
-    counts = _counts(labels, options)
+    counts = counting(labels, options)
     return w if counts is None else jnp.where(counts, w, jnp.zeros((), w.dtype))
 
 
-def _total(w: jax.Array) -> jax.Array:
+def total_weight(w: jax.Array) -> jax.Array:
     """The sum of the weights, made 1 where nothing counts: the mean of nothing is 0."""
     total = jnp.sum(w)
     return jnp.where(total == 0, jnp.ones((), w.dtype), total)
 
 
-def _reduced(e: jax.Array, w: jax.Array, options: Options) -> jax.Array:
+def reduced(e: jax.Array, w: jax.Array, options: Options) -> jax.Array:
     if options.reduction == "none":
         return w * e
     total = jnp.sum(w * e)
-    return total if options.reduction == "sum" else total / _total(w)
+    return total if options.reduction == "sum" else total / total_weight(w)
 
 
 def _forward(
     logits: jax.Array, labels: jax.Array, weights: jax.Array | None, *, options: Static
 ) -> jax.Array:
     e, _ = _each(logits, labels, options.value)
-    w = _weighted(e, labels, weights, options.value)
-    return _reduced(e, w, options.value).astype(logits.dtype)
+    w = weighted(e, labels, weights, options.value)
+    return reduced(e, w, options.value).astype(logits.dtype)
 
 
 def _fwd(
     logits: jax.Array, labels: jax.Array, weights: jax.Array | None, *, options: Static
 ) -> tuple[jax.Array, Residuals]:
     e, l = _each(logits, labels, options.value)
-    w = _weighted(e, labels, weights, options.value)
-    loss = _reduced(e, w, options.value).astype(logits.dtype)
+    w = weighted(e, labels, weights, options.value)
+    loss = reduced(e, w, options.value).astype(logits.dtype)
     return loss, (logits, labels, weights, l, None if weights is None else e, options)
 
 
@@ -211,10 +211,10 @@ def cross_entropy_bwd(
     """residuals, CT loss -> CT logits, CT labels (None for integers), CT weights."""
     logits, labels, weights, l, e, static = res
     options = static.value
-    w = _weighted(l, labels, weights, options)
-    counts = _counts(labels, options)
+    w = weighted(l, labels, weights, options)
+    counts = counting(labels, options)
     g = jnp.broadcast_to(g.astype(l.dtype), l.shape)
-    total = _total(w) if options.reduction == "mean" else jnp.ones((), l.dtype)
+    total = total_weight(w) if options.reduction == "mean" else jnp.ones((), l.dtype)
 
     a, l_col = (g * w / total)[..., None], l[..., None]
     t = _targets(labels, logits.shape[-1], l.dtype, options)

@@ -11,6 +11,7 @@ one side of the comparison. `signs` names arguments of which every pattern of si
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -225,6 +226,8 @@ def _norm() -> list[Case]:
         case(2, 3, axis=1),
         case(2, 2, 2, axis=(0, 2), keepdims=True),
         case(2, 2, signs="x", ord=1, axis=-1, keepdims=True),
+        case(3, signs="x", ord=math.inf),
+        case(2, 1, 2, signs="x", ord=math.inf, axis=(0, 2)),
     ]
 
 
@@ -261,6 +264,13 @@ def _rnn() -> list[Case]:
     return [
         _case(x=Sym(t, n, i), h0=Sym(n, h), wx=Sym(i, h), wh=Sym(h, h), b=Sym(h))
         for t, n, i, h in [(1, 1, 1, 1), (2, 1, 1, 1), (3, 1, 1, 1), (2, 2, 1, 1), (2, 1, 2, 2)]
+    ]
+
+
+def _gru() -> list[Case]:
+    return [
+        _case(x=Sym(t, n, 1), h0=Sym(n, h), wx=Sym(1, 3 * h), wh=Sym(h, 3 * h), b=Sym(3 * h))
+        for t, n, h in [(1, 1, 1), (1, 2, 1), (1, 1, 2), (2, 1, 1)]
     ]
 
 
@@ -302,5 +312,6 @@ CASES = {
     "silu": _silu,
     "glu_mlp": _glu_mlp,
     "rnn": _rnn,
+    "gru": _gru,
     "attention": _attention,
 }

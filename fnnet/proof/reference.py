@@ -13,7 +13,7 @@ Read it in this order:
     twin/images.py        unfold fold conv2d max_pool avg_pool
     twin/norms.py         layer_norm rms_norm norm
     twin/activations.py   gelu silu glu_mlp
-    twin/sequences.py     rnn attention
+    twin/sequences.py     rnn gru attention
 
 and `train` below, which puts the first two to work. Run as a script,
 
@@ -83,7 +83,7 @@ if TYPE_CHECKING or __package__:
         rms_norm,
         rms_norm_vjp,
     )
-    from fnnet.proof.twin.sequences import attention, attention_vjp, rnn, rnn_vjp
+    from fnnet.proof.twin.sequences import attention, attention_vjp, gru, gru_vjp, rnn, rnn_vjp
 else:
     from twin.dense import lin, lin_vjp, relu, relu_vjp
     from twin.elementary import Array
@@ -95,7 +95,7 @@ OPS: tuple[str, ...] = (
     *("unfold", "fold", "conv2d", "max_pool", "avg_pool"),
     *("layer_norm", "rms_norm", "norm"),
     *("gelu", "silu", "glu_mlp"),
-    *("rnn", "attention"),
+    *("rnn", "gru", "attention"),
 )
 
 __all__ = [
@@ -114,6 +114,8 @@ __all__ = [
     "gelu_vjp",
     "glu_mlp",
     "glu_mlp_vjp",
+    "gru",
+    "gru_vjp",
     "layer_norm",
     "layer_norm_vjp",
     "lin",

@@ -54,7 +54,16 @@ from fnnet.proof import reference
 from fnnet.proof.cases import CASES, Case, Sym
 from fnnet.proof.claim import Claim, Difference, Proof
 from fnnet.proof.identity import vanishes
-from fnnet.proof.symbols import Point, argument, exactly, numbers, option, regions, table, value
+from fnnet.proof.symbols import (
+    Point,
+    approximately,
+    argument,
+    exactly,
+    numbers,
+    option,
+    regions,
+    table,
+)
 from fnnet.proof.twin.elementary import Array, calculating_with
 
 __all__ = ["Case", "Claim", "Difference", "Proof", "Sym", "main", "prove"]
@@ -147,9 +156,9 @@ def _compare(name: str, rule: Array, derivative: Array, point: Point) -> Iterato
         return
     for index in np.ndindex(derivative.shape):
         wanted, given = derivative[index], exactly(rule[index])
-        at_point = value(wanted, point)
+        at_point = approximately(wanted, point)
         # Unequal at a point: not equal, and quickly seen. Else algebra must decide.
-        refuted = bool(abs(at_point - value(given, point)) > 1e-12 * (1 + abs(at_point)))
+        refuted = bool(abs(at_point - approximately(given, point)) > 1e-12 * (1 + abs(at_point)))
         if refuted or not vanishes(wanted - given):
             yield Difference(name, index, rule[index], wanted, wanted - given, refuted)
 

@@ -6,5 +6,6 @@ from fnnet.rules.cotangent import Precision as Precision
 from fnnet.rules.cotangent import accumulator as accumulator
 from fnnet.rules.cotangent import contract as contract
 from fnnet.rules.cotangent import sum_to as sum_to
+from fnnet.rules.mesh import spread as spread
 from fnnet.rules.plain import plain as plain
 from fnnet.rules.register import register as register

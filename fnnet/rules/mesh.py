@@ -14,12 +14,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
+
+T = TypeVar("T")
 
 
 def varying_as(ct: jax.Array, primal: Any) -> jax.Array:
@@ -36,6 +38,25 @@ def varying_as(ct: jax.Array, primal: Any) -> jax.Array:
     if summed_later:
         ct = jax.lax.pcast(ct, tuple(sorted(summed_later)), to="unreduced")
     return ct
+
+
+def spread(tree: T, *like: Any) -> T:
+    """`tree` made to vary over every manual mesh axis that an array in `like` varies over.
+
+    A loop's first carry must vary where what the loop adds to it does; zeros made on the spot do
+    not. Outside of `jax.shard_map` nothing varies.
+
+    Example:
+        >>> spread({"sum": jnp.zeros(2)}, jnp.ones(3))
+        {'sum': Array([0., 0.], dtype=float32)}
+    """
+    axes = {axis for x in jax.tree.leaves(like) for axis in jax.typeof(x).manual_axis_type.varying}
+
+    def varying(x: jax.Array) -> jax.Array:
+        missing = axes - jax.typeof(x).manual_axis_type.varying
+        return jax.lax.pcast(x, tuple(sorted(missing)), to="varying") if missing else x
+
+    return jax.tree.map(varying, tree)  # type: ignore[no-any-return]
 
 
 def zero_cotangent(primal: Any) -> jax.Array:
@@ -59,18 +80,11 @@ def with_axes_automatic(
     f: Callable[..., list[jax.Array]], mesh: Any, like: Sequence[Any]
 ) -> Callable[..., list[jax.Array]]:
     """`f`, whose results are like `like`, run with the explicit axes of `mesh` made automatic."""
-    axes = tuple(
-        name
-        for name, kind in zip(mesh.axis_names, mesh.axis_types, strict=True)
-        if kind is AxisType.Explicit
-    )
     specs = [a.sharding.spec for a in like]
-    run = jax.sharding.auto_axes(f, axes=axes, out_sharding=[P(*spec.partitions) for spec in specs])
+    run = _automatic(f, mesh, [P(*spec.partitions) for spec in specs])
 
     def in_mesh(*args: Any) -> list[jax.Array]:
-        # a sharded array may be used under jit with no mesh set around it
-        unset = jax.sharding.get_abstract_mesh().empty
-        with jax.sharding.use_abstract_mesh(mesh) if unset else nullcontext():
+        with _set(mesh):
             cts = run(*args)
             # where the primal is marked reduced over an axis, the sum over it is still to come
             return [
@@ -79,3 +93,50 @@ def with_axes_automatic(
             ]
 
     return in_mesh
+
+
+def forward_with_axes_automatic(f: Callable[..., T], operands: Sequence[Any]) -> T:
+    """``f(*operands)``, with the axes of an explicit mesh, if there is one, made automatic.
+
+    A result gets the sharding of the first operand of its shape, else that of the first operand on
+    as many leading axes as they have in common.
+    """
+    types: list[Any] = [jax.typeof(x) for x in operands]
+    mesh = explicit_mesh(types)
+    if mesh is None:
+        return f(*operands)
+    with _set(mesh):
+        shapes = jax.eval_shape(f, *(jax.ShapeDtypeStruct(t.shape, t.dtype) for t in types))
+        tree = jax.tree.structure(shapes)
+        specs = [_spec_of(s.shape, types) for s in jax.tree.leaves(shapes)]
+        run = _automatic(lambda *args: jax.tree.leaves(f(*args)), mesh, specs)
+        return jax.tree.unflatten(tree, run(*operands))  # type: ignore[no-any-return]
+
+
+def _spec_of(shape: tuple[int, ...], types: Sequence[Any]) -> P:
+    for t in types:
+        if t.shape == shape:
+            return P(*t.sharding.spec.partitions)
+    first = types[0]
+    common = 0
+    for n, m in zip(shape, first.shape, strict=False):
+        if n != m:
+            break
+        common += 1
+    return P(*first.sharding.spec.partitions[:common])
+
+
+def _automatic(f: Callable[..., Any], mesh: Any, specs: Sequence[P]) -> Callable[..., Any]:
+    axes = tuple(
+        name
+        for name, kind in zip(mesh.axis_names, mesh.axis_types, strict=True)
+        if kind is AxisType.Explicit
+    )
+    run: Callable[..., Any] = jax.sharding.auto_axes(f, axes=axes, out_sharding=list(specs))
+    return run
+
+
+def _set(mesh: Any) -> Any:
+    """A sharded array may be used under jit with no mesh set around it: set it."""
+    unset = jax.sharding.get_abstract_mesh().empty
+    return jax.sharding.use_abstract_mesh(mesh) if unset else nullcontext()

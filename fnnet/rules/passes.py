@@ -17,13 +17,17 @@ from fnnet.rules.prune import prune
 
 
 class Rule(NamedTuple):
-    """What was registered: ``bwd_takes`` are the static arguments and options bwd has names for."""
+    """What was registered: ``bwd_takes`` are the static arguments and options bwd has names for.
+
+    ``automatic``: the forward pass too is run with the axes of explicit meshes made automatic.
+    """
 
     name: str
     forward: Callable[..., Any]
     fwd: Callable[..., tuple[Any, Any]]
     bwd: Callable[..., Sequence[Any]]
     bwd_takes: frozenset[str]
+    automatic: bool = False
 
 
 class Pass:

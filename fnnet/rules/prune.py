@@ -12,7 +12,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.extend import core
+from jax.interpreters import partial_eval
 
 from fnnet.rules.jaxpr import opened, run
 
@@ -44,24 +44,22 @@ def prune(f: Flat, *avals: Sequence[Any]) -> tuple[Flat, list[bool]] | None:
     if any(isinstance(c, jax.core.Tracer) for c in consts):
         return None  # a constant of this trace is out of reach when the rule runs
 
-    needed = {id(v) for v in jaxpr.outvars if not isinstance(v, core.Literal)}
-    kept = []
-    for eqn in reversed(jaxpr.eqns):
-        if eqn.effects or any(id(v) in needed for v in eqn.outvars):
-            kept.append(eqn)
-            needed |= {id(v) for v in eqn.invars if not isinstance(v, core.Literal)}
-    pruned = jaxpr.replace(eqns=kept[::-1])
+    # inside loops and calls too: the loop of attention's rule adds up dq, dk and dv
+    used_outputs = [True] * len(jaxpr.outvars)
+    pruned, used_consts, used = partial_eval.dce_jaxpr_consts(jaxpr, used_outputs)
+    consts = [c for c, u in zip(consts, used_consts, strict=True) if u]
     precision = _precision()
 
     def pruned_f(*groups: Sequence[Any]) -> Sequence[Any]:
         # products that name no precision take the one in force where they are traced
         if _precision() != precision and (again := prune(f, *avals)):
             return again[0](*groups)
-        found = run(pruned, consts, [a for group in groups for a in group])
+        args = [a for group in groups for a in group]
+        found = run(pruned, consts, [a for a, u in zip(args, used, strict=True) if u])
         # what depends on nothing is a constant of the jaxpr, and no jax.Array yet
         return [x if isinstance(x, jax.Array) else jnp.asarray(x) for x in found]
 
-    return pruned_f, [id(v) in needed for v in jaxpr.invars[: groups[0]]]
+    return pruned_f, used[: groups[0]]
 
 
 def _precision() -> Any:

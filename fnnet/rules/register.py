@@ -22,6 +22,7 @@ import jax
 import jax.numpy as jnp
 
 from fnnet.rules.arguments import Arguments
+from fnnet.rules.mesh import forward_with_axes_automatic
 from fnnet.rules.passes import Pass, Rule
 
 P = ParamSpec("P")
@@ -35,6 +36,7 @@ def register(
     *,
     name: str | None = None,
     static_argnames: str | Sequence[str] = (),
+    automatic_axes: bool = False,
 ) -> Callable[P, R]:
     """Give `forward` the derivative rule ``(fwd, bwd)``.
 
@@ -59,6 +61,9 @@ def register(
         static_argnames: positional parameters that are not differentiated and have no cotangent,
             such as an axis. They, and keyword-only parameters (options), are passed to `bwd` too if
             it has parameters of their names.
+        automatic_axes: for a forward with loops or slices, which know nothing of shardings: on a
+            mesh of explicit axes `forward` and `fwd` run with the axes automatic, as `bwd` always
+            does. The result is sharded as the first argument is, on the leading axes it shares.
 
     Returns:
         The differentiable function, with `forward`'s signature, docstring and name. Grad, vmap,
@@ -92,7 +97,7 @@ def register(
             f"{name}: static_argnames names {sorted(unknown)}, which forward does not have; "
             f"its parameters are {list(signature.parameters)}"
         )
-    rule = Rule(name, forward, fwd, bwd, _accepted(bwd))
+    rule = Rule(name, forward, fwd, bwd, _accepted(bwd), automatic_axes)
 
     @functools.wraps(forward)
     def op(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -120,9 +125,15 @@ def _call(rule: Rule, arguments: Arguments) -> Any:
     passes: dict[int, Pass] = {}
     numbers = itertools.count()
 
+    def run(f: Callable[..., Any], operands: Sequence[Any]) -> Any:
+        return forward_with_axes_automatic(f, operands) if rule.automatic else f(*operands)
+
     def primal(*operands: Any) -> Any:
-        args, options = arguments.rebuilt(operands)
-        return rule.forward(*args, **options)
+        def forward(*operands: Any) -> Any:
+            args, options = arguments.rebuilt(operands)
+            return rule.forward(*args, **options)
+
+        return run(forward, operands)
 
     def fwd(*primals: Any) -> tuple[Any, list[Any]]:
         operands = [p.value for p in primals]
@@ -133,9 +144,13 @@ def _call(rule: Rule, arguments: Arguments) -> Any:
                 "the rule returns cotangents of positional arguments alone. Make it a positional "
                 "parameter of forward, or pass jax.lax.stop_gradient of it"
             )
-        args, options = arguments.rebuilt(operands)
-        with arguments.precision():
-            pair = rule.fwd(*args, **options)
+
+        def forward(*operands: Any) -> Any:
+            args, options = arguments.rebuilt(operands)
+            with arguments.precision():
+                return rule.fwd(*args, **options)
+
+        pair = run(forward, operands)
         if not (isinstance(pair, (tuple, list)) and len(pair) == 2):
             raise TypeError(
                 f"{rule.name}: the forward rule must return a pair (out, res); "
@@ -143,7 +158,7 @@ def _call(rule: Rule, arguments: Arguments) -> Any:
             )
         out, res = pair
         _same_type(rule.name, out, jax.eval_shape(primal, *operands))
-        known = arguments.static | options
+        known = arguments.static | arguments.rebuilt(operands)[1]
         taken = {k: known[k] for k in rule.bwd_takes if k in known}
         this = Pass(rule, arguments, operands, wanted, out, (res, taken))
         # The backward pass must find the pass it belongs to. One traced call may be differentiated

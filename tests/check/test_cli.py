@@ -7,16 +7,24 @@ import sys
 import jax
 import pytest
 
-import fnnet
+import fnnet.proof
 from fnnet.check import cli, score
-from fnnet.check.samples import op_names, samples
-from tests.planted import BUGS, RIGHT, changed, lin
+from fnnet.check.samples import SAMPLES, op_names, samples
+from fnnet.check.twin import NEAR, twin_error
+from fnnet.proof import reference
+from tests.planted import BUGS, RIGHT
+from tests.planted.functions import lin
+from tests.planted.row import changed
 
 
-def test_every_op_has_samples():
-    for name in op_names():
-        for args in samples(name, jax.random.key(0)):
-            jax.eval_shape(getattr(fnnet.ops, name), *args)
+def test_every_op_has_samples_and_no_other_has():
+    assert set(SAMPLES) == set(op_names())
+
+
+@pytest.mark.parametrize("name", op_names())
+def test_samples_are_calls_of_their_op_and_agree_with_its_twin(name):
+    for sample in samples(name, jax.random.key(0)):
+        assert twin_error(name, sample, reference) < NEAR
 
 
 def test_one_op(capsys, tmp_path):
@@ -25,8 +33,12 @@ def test_one_op(capsys, tmp_path):
     printed = capsys.readouterr().out
     assert "relu" in printed
     assert "lin" not in printed
-    (report,) = json.loads(file.read_text())
+    (op,) = json.loads(file.read_text())
+    (report,) = op["calls"]
+    assert op["ok"]
+    assert op["proof"].startswith("proved")
     assert report["verdict"] == "correct"
+    assert report["twin"] < NEAR
     assert {f["check"] for f in report["findings"]} >= {"sharded by the compiler", "vmap"}
 
 
@@ -45,14 +57,25 @@ def test_words_that_make_no_sense(capsys):
     assert cli.main(["--help"]) == 0
 
 
-def test_a_new_op_is_picked_up(monkeypatch):
+def test_an_op_that_differs_from_its_twin_fails(capsys, monkeypatch):
+    monkeypatch.setattr(fnnet.ops, "relu", lambda x: jax.numpy.abs(x))
+    assert cli.main(["--op", "relu"]) == 1
+    assert "wrong" in capsys.readouterr().out
+
+
+def test_proofs_are_left_out_without_sympy(capsys, monkeypatch):
+    for name in ("fnnet.proof.cases", "fnnet.proof.symbolic"):
+        monkeypatch.setitem(sys.modules, name, None)
+        monkeypatch.delattr(f"fnnet.proof.{name.rpartition('.')[2]}", raising=False)
+    assert cli.main(["--op", "relu"]) == 0
+    assert "not run: no SymPy" in capsys.readouterr().out
+
+
+def test_a_new_op_needs_samples(monkeypatch):
     monkeypatch.setattr(fnnet.ops, "double", lambda x: x + x, raising=False)
     assert "double" in op_names()
-    ((x,),) = samples("double", jax.random.key(0))
-    assert x.shape == (8, 6)
-    monkeypatch.setattr(fnnet.ops, "odd", lambda x, n: x.reshape(n, 7), raising=False)
-    with pytest.raises(LookupError, match="give it a row"):
-        samples("odd", jax.random.key(0))
+    with pytest.raises(LookupError, match="give it a line"):
+        samples("double", jax.random.key(0))
 
 
 def test_devices_starts_anew(tmp_path):
@@ -68,7 +91,7 @@ def test_devices_starts_anew(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert "2 x cpu" in done.stdout
-    (report,) = json.loads(file.read_text())
+    (report,) = json.loads(file.read_text())[0]["calls"]
     assert [f["verdict"] for f in report["findings"] if "sharded" in f["check"]].count("correct")
 
 
@@ -92,6 +115,6 @@ def test_score_table():
 
 
 def test_score_without_a_checkout(monkeypatch, capsys, tmp_path):
-    monkeypatch.setattr(score, "PLANTED", tmp_path / "planted.py")
+    monkeypatch.setattr(score, "PLANTED", tmp_path / "planted")
     assert cli.main(["--score"]) == 2
     assert "Clone the repository" in capsys.readouterr().err

@@ -1,9 +1,16 @@
-"""Every planted bug is caught and named; no right rule is accused."""
+"""Every planted bug is caught and named; no right rule is accused.
+
+Right rules are asked every question by ``python -m fnnet check --score``; here most are asked the
+first-order ones, which compile little.
+"""
 
 import pytest
 
-from fnnet.check import check_vjp
+from fnnet.check import check_vjp, verify
+from fnnet.check.questions import differences, kinks, linearity, reverse, value
 from tests.planted import BUGS, RIGHT
+
+ASKED_ALL = 10  # one in so many
 
 
 def test_there_are_enough_of_them():
@@ -21,9 +28,12 @@ def test_bug_is_caught_and_named(row):
     assert str(report.wrong[0].detail)
 
 
-@pytest.mark.parametrize("row", RIGHT, ids=lambda row: row.name)
-def test_right_rule_is_not_accused(row):
-    f, args, *options = row.build()
+@pytest.mark.parametrize("number", range(len(RIGHT)), ids=lambda i: RIGHT[i].name)
+def test_right_rule_is_not_accused(number, monkeypatch):
+    f, args, *options = RIGHT[number].build()
+    if number % ASKED_ALL:
+        questions = (value, linearity, reverse, differences, kinks)
+        monkeypatch.setattr(verify, "QUESTIONS", questions)
     report = check_vjp(f, args, **(options[0] if options else {}))
     assert report.verdict != "wrong", f"{report}"
     assert report.ok

@@ -10,7 +10,9 @@ import pytest
 import fnnet
 from fnnet.check import Finding, GradientError, Report, assert_vjp, check_vjp, compare_gradients
 from fnnet.check.report import DIAGNOSES
-from tests.planted import BUGS, changed, lin, lin_args, rule
+from tests.planted import BUGS
+from tests.planted.functions import lin, lin_args
+from tests.planted.row import changed, rule
 
 
 @pytest.fixture(scope="module")
@@ -170,6 +172,20 @@ def test_compare_gradients_leaf_by_leaf():
     assert {(f.arg, f.diagnosis) for f in report.wrong} == {("params['w']", "negated")}
     with pytest.raises(TypeError, match="must return one real number"):
         compare_gradients(lin, x, w, b)
+
+
+def test_a_rule_that_raises_when_it_is_run_is_wrong():
+    """Tracing it shows nothing; without this every question would be skipped."""
+
+    def bwd(a, y, g):
+        def called(z):
+            raise RuntimeError("out of luck")
+
+        return (jax.pure_callback(called, jax.ShapeDtypeStruct(g.shape, g.dtype), g),)
+
+    report = check_vjp(rule(jnp.sin, bwd), (jnp.ones(3, "float32"),), stop_early=True)
+    assert report.verdict == "wrong"
+    assert "The rule raises where autodiff does not" in str(report)
 
 
 def test_undecidable_where_no_oracle_settles():

@@ -6,7 +6,8 @@ import pytest
 
 import fnnet
 from fnnet.check import check_vjp
-from tests.planted import changed, lin, lin_args, rule
+from tests.planted.functions import lin, lin_args
+from tests.planted.row import changed, rule
 
 SETTINGS = {
     "x64 off": lambda: jax.enable_x64(False),

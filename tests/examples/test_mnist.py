@@ -15,6 +15,7 @@ import gradients
 import jax
 import jax.numpy as jnp
 import mnist
+import models
 import numpy as np
 import pytest
 import training
@@ -134,7 +135,7 @@ def test_metrics_are_those_of_the_net(tmp_path):
     init_key, key = jax.random.split(jax.random.key(3))
     optimizer = training.make_optimizer(args.lr, 44)
     epoch = make_epoch_as_a_loop(training.make_step(backprop.loss, optimizer), 64)
-    state = mnist.init_params(init_key, (64, 16, 10), args.init)
+    state = models.mlp(64, [16], flags.make_initialiser(args.init)).init(init_key)
     state = training.State(state, optimizer.init(state))
     x, y = digits.train_x, mnist.one_hot(digits.train_y)
     for number, line in enumerate(map(json.loads, lines), start=1):
@@ -153,10 +154,29 @@ def test_metrics_are_those_of_the_net(tmp_path):
 def test_the_test_set_in_parts(monkeypatch):
     rng = np.random.default_rng(0)
     x = rng.random((25, 64), np.float32)
-    params = mnist.init_params(jax.random.key(0), (64, 16, 10), "kaiming_normal")
-    whole = mnist.predict(params, x)
+    net = models.mlp(64, [16], fnnet.init.kaiming_normal)
+    params = net.init(jax.random.key(0))
+    whole = mnist.predict(net.forward, params, x)
     monkeypatch.setattr(mnist, "TESTED_AT_ONCE", 10)
-    np.testing.assert_allclose(mnist.predict(params, x), whole, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(mnist.predict(net.forward, params, x), whole, rtol=1e-5, atol=1e-6)
+
+
+def test_cnn(tmp_path, capsys):
+    """Learns the small images; its error by NumPy is its loss; the table has its leaves."""
+    code, (header, *epochs) = run(tmp_path, "--model", "cnn", "--steps", "110")
+    assert code == 0
+    assert header["sizes"] == [64, 16, 32, 128, 10]
+    assert epochs[-1]["test_accuracy"] > 0.93
+    rows = {row["leaf"]: row for row in header["gradients"]}
+    assert set(rows) == {"loss", *(f"{i}.{name}" for i in (0, 3, 7) for name in "wb")}
+    assert all(row["relative"] <= row["bound"] for row in header["gradients"])
+    assert "8x8-conv16-conv32-128-10" in capsys.readouterr().out
+
+    net = models.cnn(8, 8, fnnet.init.kaiming_normal)
+    params = net.init(jax.random.key(0))
+    x, y = np.random.default_rng(0).random((6, 64), np.float32), mnist.one_hot(np.arange(6))
+    outputs = np.asarray(net.forward(params, x))
+    assert net.error(outputs, y) == pytest.approx(float(net.loss(params, x, y)), rel=1e-5)
 
 
 def test_zeros_and_two_hidden_layers(tmp_path):
@@ -186,7 +206,7 @@ def test_normal_with_its_standard_deviation():
 
 def test_the_last_layer_starts_at_a_tenth():
     key, sizes = jax.random.key(0), (64, 32, 10)
-    (w1, _), (w2, _) = mnist.init_params(key, sizes, "kaiming_normal")
+    (w1, _), (w2, _) = models.mlp(64, [32], fnnet.init.kaiming_normal).init(key)
     (v1, _), (v2, _) = backprop.init_mlp(key, sizes, fnnet.init.kaiming_normal)
     np.testing.assert_array_equal(w1, v1)
     np.testing.assert_allclose(w2, 0.1 * np.asarray(v2), rtol=1e-6)

@@ -24,7 +24,12 @@ from fnnet.measure.row import Row
 from fnnet.measure.rows import ROWS
 from tests.compare import assert_close
 
-SMALL = {"matmul": [(4, 3), (3, 2)], "lin": [(4, 3), (3, 2), (2,)], "mlp": (4, 3, 2)}
+SMALL = {
+    "matmul": [(4, 3), (3, 2)],
+    "lin": [(4, 3), (3, 2), (2,)],
+    "mlp": (4, 3, 2),
+    "fold, 3×3": [(4, 3, 3, 18)],
+}
 OPS = {name for name in vars(fnnet.ops) if f"{name}_bwd" in vars(fnnet.ops)}
 each_row = pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
 

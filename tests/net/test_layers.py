@@ -6,13 +6,16 @@ import numpy as np
 import optax
 import pytest
 
-from fnnet import lin, mse, register, relu
+from fnnet import conv2d, layer_norm, lin, max_pool, mse, register, relu
 from fnnet.net import init
 from fnnet.net.backprop import LinearParams, forward_and_backward
 from fnnet.net.layers import (
     Layer,
+    conv,
     flatten,
+    layer_norm_layer,
     linear,
+    max_pool_layer,
     parameter_count,
     parameters,
     relu_layer,
@@ -281,3 +284,41 @@ def test_wrong_arguments():
         linear(3, 2, init=0.1)
     with pytest.raises(TypeError, match="kaiming_normal: key must be a key"):
         linear(3, 2).init(0)
+
+
+def test_conv():
+    layer = conv(4, 6, (3, 2), groups=2, stride=2, padding="VALID")
+    params = layer.init(jax.random.key(0), jnp.float64)
+    assert (params.w.shape, params.b.shape) == ((3, 2, 2, 6), (6,))
+    params = params._replace(b=normal(1, 6))
+    x = normal(2, 2, 7, 6, 4)
+    want = conv2d(x, params.w, params.b, stride=2, padding="VALID", groups=2)
+    assert_close(layer.apply(params, x), want)
+    assert conv(4, 6, 3, bias=False).init(jax.random.key(0)).b is None
+    # Kaiming: 2 / (kh kw c_in) is the variance
+    w = conv(32, 64, 5).init(jax.random.key(0), jnp.float64).w
+    assert float(w.var()) == pytest.approx(2 / (25 * 32), rel=0.05)
+
+
+def test_pool_and_norm_layers():
+    x = normal(0, 2, 6, 6, 3)
+    assert_close(max_pool_layer(3, stride=1).apply((), x), max_pool(x, 3, stride=1))
+    layer = layer_norm_layer(3, eps=0.1)
+    params = layer.init(jax.random.key(0), jnp.float64)
+    assert_close(layer.apply(params, x), layer_norm(x, eps=0.1))
+    moved = params._replace(shift=params.shift + 1)
+    assert_close(layer.apply(moved, x), layer_norm(x, eps=0.1) + 1)
+
+
+def test_conv_says_what_is_wrong():
+    with pytest.raises(ValueError, match=r"conv: groups must divide c_in=4 and c_out=6, got 4"):
+        conv(4, 6, 3, groups=4)
+    with pytest.raises(TypeError, match=r"conv: size must be a whole number, got 3.0"):
+        conv(4, 6, 3.0)
+    with pytest.raises(TypeError, match="conv: init must be an initialiser"):
+        conv(4, 6, 3, init=0.1)
+    layer, other = conv(4, 6, 3), conv(4, 6, 5)
+    with pytest.raises(ValueError, match="another layer's parameters"):
+        layer.apply(other.init(jax.random.key(0)), jnp.ones((1, 5, 5, 4)))
+    with pytest.raises(ValueError, match=r"conv2d: w of shape .* takes 4 input channels"):
+        layer.apply(layer.init(jax.random.key(0)), jnp.ones((1, 5, 5, 3)))

@@ -61,6 +61,8 @@ def test_huge_and_tiny(case: Case, scale, key):
 @pytest.mark.parametrize("poison", [np.nan, np.inf, -np.inf])
 @each_case()
 def test_nan_and_inf_pass_as_in_the_plain_function(case: Case, poison, key):
+    if np.isinf(poison) and not case.infinities:
+        pytest.skip("inf - inf or 0 inf on the way")
     for number in range(len(case.shapes)) if case.poisoned is None else case.poisoned:
         args = case.args(key)
         args[number] = args[number].at[(0,) * args[number].ndim].set(poison)

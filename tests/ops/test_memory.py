@@ -55,6 +55,8 @@ def test_stored_bytes_for_every_choice_of_arguments(case: Case, key):
 
                 return g
 
+            if n in case.stores_more:
+                continue
             some = [args[i] for i in n]
             assert stored(of_some(case.op), *some) <= stored(of_some(case.plain), *some), n
 

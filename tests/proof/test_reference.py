@@ -158,6 +158,8 @@ def rms_norm(x: Any, scale: Any = None, *, eps: float = 1e-6) -> Any:
 
 
 def norm(x: Any, ord: Any = 2, axis: Any = None, *, keepdims: bool = False) -> Any:
+    if ord == np.inf:
+        return jnp.max(jnp.abs(x), axis=axis, keepdims=keepdims)
     return jnp.sum(jnp.abs(x) ** ord, axis=axis, keepdims=keepdims) ** (1 / ord)
 
 
@@ -174,6 +176,20 @@ def glu_mlp(x: Any, w_gate: Any, w_up: Any, w_down: Any, *, activation: str = "s
 def rnn(x: Any, h0: Any, wx: Any, wh: Any, b: Any) -> Any:
     def step(h: Any, x_t: Any) -> Any:
         h = jnp.tanh(x_t @ wx + h @ wh + along_rows(b, h))
+        return h, h
+
+    return lax.scan(step, h0, x)[1]
+
+
+def gru(x: Any, h0: Any, wx: Any, wh: Any, b: Any) -> Any:
+    n = h0.shape[-1]
+
+    def step(h: Any, x_t: Any) -> Any:
+        a, u = x_t @ wx + along_rows(b, x_t @ wx), h @ wh
+        r = jax.nn.sigmoid((a + u)[..., :n])
+        z = jax.nn.sigmoid((a + u)[..., n : 2 * n])
+        new = jnp.tanh(a[..., 2 * n :] + r * u[..., 2 * n :])
+        h = z * h + (1 - z) * new
         return h, h
 
     return lax.scan(step, h0, x)[1]
@@ -217,6 +233,7 @@ FORMULAS: dict[str, Any] = {
     "silu": jax.nn.silu,
     "glu_mlp": glu_mlp,
     "rnn": rnn,
+    "gru": gru,
     "attention": attention,
 }
 
@@ -316,7 +333,7 @@ ROWS: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = [
     ("rms_norm", (A(2, 3, 5), None), {"eps": 1e-2}),
     *(
         ("norm", (A(2, 3, 4),), {"ord": ord, "axis": axis, "keepdims": keepdims})
-        for ord in (1, 2, 3, 1.5)
+        for ord in (1, 2, 3, 1.5, np.inf)
         for axis, keepdims in ((None, False), (1, False), ((0, -1), True))
     ),
     ("gelu", (A(50),), {}),
@@ -328,6 +345,8 @@ ROWS: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = [
     ),
     ("rnn", (A(5, 2, 3), A(2, 4), A(3, 4), A(4, 4), A(4)), {}),
     ("rnn", (A(1, 1, 2), A(1, 1), A(2, 1), A(1, 1), A(1)), {}),
+    ("gru", (A(5, 2, 3), A(2, 4), A(3, 12), A(4, 12), A(12)), {}),
+    ("gru", (A(1, 1, 2), A(1, 1), A(2, 3), A(1, 3), A(3)), {}),
     ("attention", (A(2, 3, 2, 4), A(2, 5, 2, 4), A(2, 5, 2, 3)), {}),
     ("attention", (A(1, 4, 2, 3), A(1, 4, 2, 3), A(1, 4, 2, 3)), {"causal": True, "scale": 0.7}),
     ("attention", (A(1, 3, 4, 2), A(1, 4, 2, 2), A(1, 4, 2, 3)), {"mask": MASK}),
@@ -408,7 +427,7 @@ def test_kinks_have_the_values_chosen() -> None:
     x, g = np.array([-1.0, 0.0, 2.0]), np.array([3.0, 5.0, 7.0])
     assert reference.relu_vjp(x, g)[0].tolist() == [0, 0, 7]
     assert reference.norm_vjp(x, 1.0, ord=1)[0].tolist() == [-1, 0, 1]
-    for ord in (1, 2, 3, 1.5):
+    for ord in (1, 2, 3, 1.5, np.inf):
         assert reference.norm_vjp(np.zeros((2, 3)), 4.0, ord=ord)[0].tolist() == [[0] * 3] * 2
     row = reference.norm_vjp(np.array([[0.0, 0.0], [3.0, 4.0]]), np.ones(2), axis=1)[0]
     np.testing.assert_allclose(row, [[0, 0], [0.6, 0.8]], rtol=1e-15)

@@ -115,6 +115,12 @@ def rnn_without_time(x: Any, h0: Any, wx: Any, wh: Any, b: Any, g: Any) -> Any:
     return dx, dh[0], dwx, dwh, db
 
 
+def gru_without_reset(x: Any, h0: Any, wx: Any, wh: Any, b: Any, g: Any) -> Any:
+    dx, dh0, dwx, dwh, db = reference.gru_vjp(x, h0, wx, wh, b, g)
+    n = h0.shape[-1]
+    return dx, dh0, dwx, np.concatenate([dwh[:, : 2 * n], dwx[:1, 2 * n :]], axis=-1), db
+
+
 def glu_swapped(x: Any, w_gate: Any, w_up: Any, w_down: Any, g: Any, **options: Any) -> Any:
     dx, dw_gate, dw_up, dw_down = reference.glu_mlp_vjp(x, w_gate, w_up, w_down, g, **options)
     return dx, dw_up, dw_gate, dw_down
@@ -164,6 +170,7 @@ PLANTED: list[tuple[str, Callable[..., Any]]] = [
     ("silu", silu_wrong_left_of_zero),
     ("glu_mlp", glu_swapped),
     ("rnn", rnn_without_time),
+    ("gru", gru_without_reset),
     ("attention", attention_without_softmax_rule),
     ("conv2d", conv2d_flipped),
     ("max_pool", max_pool_to_all),

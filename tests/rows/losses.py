@@ -1,4 +1,4 @@
-"""Rows of the table: softmax, log_softmax, cross_entropy."""
+"""Rows of the table: softmax, log_softmax, cross_entropy, linear_cross_entropy."""
 
 from __future__ import annotations
 
@@ -58,6 +58,47 @@ def _cross_entropy(
     if reduction == "none":
         return w * e
     return (w * e).sum() / (w.sum() if reduction == "mean" else 1)
+
+
+def _linear_cross_entropy(
+    x: Any,
+    w: Any,
+    labels: Any,
+    b: Any = None,
+    *,
+    softcap: Any = None,
+    chunk: Any = None,
+    mode: Any = None,
+    **options: Any,
+) -> Any:
+    """With all the logits."""
+    z = jnp.einsum("...i,ik->...k", x, w)
+    z = z if b is None else z + jnp.broadcast_to(b, z.shape)
+    z = z if softcap is None else softcap * jnp.tanh(z / softcap)
+    return _cross_entropy(z, labels, **options)
+
+
+def _classes_of(x: Any, c: int) -> Any:
+    """Integer labels that depend on nothing but the arguments, and have no derivative."""
+    return (jnp.argmin(x, -1) * 5 + 1) % c
+
+
+def _of_arrays(f: Callable[..., Any]) -> Callable[..., Any]:
+    """`f` of x, w, labels, b, weights as a function of all but the labels."""
+
+    def adapted(x: Any, w: Any, b: Any = None, weights: Any = None, **options: Any) -> Any:
+        return f(x, w, _classes_of(x, w.shape[1]), b, weights=weights, **options)
+
+    return adapted
+
+
+def _linear_twin(*arrays: Any, g: Any, **options: Any) -> Any:
+    x, w, b, weights = (*arrays, None, None)[:4]
+    labels = np.asarray(_classes_of(x, w.shape[1]))
+    dx, dw, _, db, *dweights = twin.linear_cross_entropy_vjp(
+        x, w, labels, b, g, weights=weights, **options
+    )
+    return [d for d in (dx, dw, db, *dweights) if d is not None]
 
 
 ROWS = [
@@ -168,5 +209,75 @@ ROWS = [
         )[::2],
         variant=True,
         poisoned=[],  # the plain form makes NaN of a probability 0: see test_edges
+    ),
+    Case(
+        "linear_cross_entropy",
+        fnnet.linear_cross_entropy,
+        _linear_cross_entropy,
+        adapt=_of_arrays,
+        shapes=[(8, 3), (3, 6), (6,)],
+        batch=[0, None, None],
+        layouts=[(P("d"), P(), P()), (P("d"), P(None, "m"), P("m"))],
+        big=[(512, 64), (64, 2048), (2048,)],
+        terms=256,
+        any_scale=False,  # the plain form squares the log-sum-exp for a z-loss of 0
+        infinities=False,
+        rounded=1,
+        scalar=True,
+        twin=lambda x, w, b, g: _linear_twin(x, w, b, g=g),
+    ),
+    Case(
+        "linear_cross_entropy, recomputed, by chunks of classes",
+        fnnet.linear_cross_entropy,
+        _linear_cross_entropy,
+        adapt=_of_arrays,
+        shapes=[(8, 3), (3, 7), (7,)],
+        batch=[0, None, None],
+        layouts=[(P("d"), P(), P()), (P("d"), P(None), P(None))],
+        big=[(512, 64), (64, 2048), (2048,)],
+        terms=256,
+        recomputed=5,  # the logits; and each product once more, for the chunk that is left over
+        any_scale=False,
+        infinities=False,
+        rounded=1,
+        scalar=True,
+        options={"mode": "recompute", "chunk": 3, "smoothing": 0.1, "z_loss": 0.01},
+        twin=lambda x, w, b, g: _linear_twin(x, w, b, g=g, smoothing=0.1, z_loss=0.01),
+        variant=True,
+    ),
+    Case(
+        "linear_cross_entropy, weighted, by chunks of samples",
+        fnnet.linear_cross_entropy,
+        _linear_cross_entropy,
+        adapt=_of_arrays,
+        shapes=[(8, 2, 3), (3, 6), (6,), (8, 2)],
+        batch=[0, None, None, 0],
+        big=[(128, 4, 64), (64, 2048), (2048,), (128, 4)],
+        terms=256,
+        rounded=1,
+        scalar=True,
+        options={"chunk": 3, "ignore_index": 1, "smoothing": 0.1, "softcap": 2.0},
+        twin=lambda x, w, b, s, g: _linear_twin(
+            x, w, b, s, g=g, ignore_index=1, smoothing=0.1, softcap=2.0
+        ),
+        variant=True,
+        poisoned=[],  # what is ignored hides NaN: see test_linear_cross_entropy
+        any_scale=False,  # dweights is the difference of each loss and the mean
+    ),
+    Case(
+        "linear_cross_entropy of each sample",
+        fnnet.linear_cross_entropy,
+        _linear_cross_entropy,
+        adapt=_of_arrays,
+        shapes=[(8, 3), (3, 6)],
+        batch=[0, None],
+        big=[(512, 64), (64, 2048)],
+        terms=256,
+        recomputed=5,  # the logits; and each product once more, for the chunk that is left over
+        rounded=1,
+        options={"reduction": "none", "chunk": 4, "softcap": 2.0},
+        twin=lambda x, w, g: _linear_twin(x, w, g=g, reduction="none", softcap=2.0),
+        variant=True,
+        poisoned=[],
     ),
 ]

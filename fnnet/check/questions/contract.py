@@ -46,5 +46,19 @@ def ask(case: Case) -> list[Finding]:
     return findings or [Finding(NAME, "correct")]
 
 
+def runs(case: Case) -> list[Finding]:
+    """Does the rule run, in the caller's dtypes? Nothing is said of what its function cannot do."""
+    try:
+        case.forward(NATIVE, case.subject.values, case.subject.others)
+    except Exception:
+        return []
+    try:
+        case.hand_at_args(NATIVE)
+    except Exception as e:
+        code, detail = explain(e)
+        return [Finding(f"{NAME}, when run", "wrong", diagnosis=code, detail=detail)]
+    return []
+
+
 def _type(x: Any) -> str:
     return f"{np.dtype(x.dtype).name}[{','.join(map(str, x.shape))}]"

@@ -48,7 +48,8 @@ def ask(e: Evidence) -> list[Finding]:
     want = e.truth
     for i, path in enumerate(case.paths):
         c = compared(got[i], want[i], e.bounds[i])
-        scale = c.scale or natural_scale(case, i) or 1.0
+        # a gradient that is 0 but for rounding is judged at the scale of what cancels in it
+        scale = max(c.scale, 1e-6 * natural_scale(case, i)) or 1.0
         case.power[path] = float(np.quantile(c.bound, 0.9) / scale) if c.bound.size else 0.0
         judged = e.arbiter.judge(i, c)
         if judged.convicted:
@@ -148,5 +149,7 @@ def nearest(got: Any, oracles: Sequence[Any], bound: Any) -> Any:
     for other in oracles[1:]:
         with np.errstate(all="ignore"):
             closer = (np.abs(got - other) < np.abs(got - best)) | ~np.isfinite(best)
+            # the same infinity is near enough: autodiff overflows here too
+            closer = (closer | (got == other)) & (got != best)
         best = np.where(closer, other, best)
     return compared(got, best, bound)

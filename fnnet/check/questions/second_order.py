@@ -44,7 +44,9 @@ def ask(e: Evidence) -> list[Finding]:
             findings.append(Finding(name, "skipped", detail=Detail(words=words)))
             continue
         try:
-            got = _product(case, Program(product(case.hand)), case.values, case.g, v)
+            got = _product(
+                case, Program(product(case.hand), lambda: case.calls_host), case.values, case.g, v
+            )
         except Exception as error:
             words = FORWARD_MODE if is_forward_mode(error) else _why(error)
             findings.append(Finding(name, "skipped", detail=Detail(words=words)))
@@ -105,7 +107,7 @@ def _product(case: Case, program: Program, values: Arrays, g: Arrays, v: Arrays)
 
 def _oracle(case: Case, product: Any, v: Arrays) -> tuple[Arrays, Arrays]:
     """The oracle's product, and how far rounding its problem moves it."""
-    program = Program(product(case.truth))
+    program = Program(product(case.truth), lambda: case.calls_host)
     want = _product(case, program, case.values, case.g, v)
     noise = [np.zeros(w.shape) for w in want]
     rng = case.rng(8)

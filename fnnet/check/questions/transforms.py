@@ -103,7 +103,7 @@ def _evaluated(
     case, mode = e.case, e.case.work
     like = case.subject.values
     try:
-        out = Program(run)(
+        out = Program(run, lambda: case.calls_host)(
             mode,
             mode.cast(values, like),
             mode.cast(stacked, like),
@@ -182,7 +182,7 @@ def _scan(e: Evidence) -> list[Finding]:
         return grads  # type: ignore[no-any-return]
 
     try:
-        found = Program(run)(
+        found = Program(run, lambda: case.calls_host)(
             mode,
             mode.cast(case.values, case.subject.values),
             case.subject.others,
@@ -211,7 +211,7 @@ def _checkpoint(e: Evidence) -> list[Finding]:
         return grads  # type: ignore[no-any-return]
 
     try:
-        found = Program(run)(
+        found = Program(run, lambda: case.calls_host)(
             mode,
             mode.cast(case.values, case.subject.values),
             case.subject.others,

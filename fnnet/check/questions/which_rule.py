@@ -9,7 +9,7 @@ import jax
 
 from fnnet.check.case import Case, pull
 from fnnet.check.evidence import Evidence
-from fnnet.check.precision import equations
+from fnnet.check.host import equations
 from fnnet.check.report import Detail, Finding
 
 NAME = "which rule ran"

@@ -1,5 +1,5 @@
 """The table of what is benchmarked. A new op is a new row in one of these files."""
 
-from fnnet.measure.rows import dense, layers, losses, nets
+from fnnet.measure.rows import dense, images, layers, losses, nets, sequences
 
-ROWS = (*dense.ROWS, *losses.ROWS, *layers.ROWS, *nets.ROWS)
+ROWS = (*dense.ROWS, *losses.ROWS, *layers.ROWS, *images.ROWS, *sequences.ROWS, *nets.ROWS)

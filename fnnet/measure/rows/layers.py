@@ -1,22 +1,33 @@
-"""What is benchmarked: normalisation and activations, alone and as layers under scan."""
+"""What is benchmarked: normalisation, norms and activations, alone and as layers under scan."""
 
 from __future__ import annotations
 
 from functools import partial
 
 import jax
+import jax.numpy as jnp
 
 from fnnet import ops
-from fnnet.measure.row import LAYERS, Row, in_layers
+from fnnet.measure.row import LAYERS, Row, in_layers, small_normals
 
 _NORM = [[(256, 256), (256,), (256,)], [(4096, 512), (512,), (512,)]]
 
+
+_BLOCK = [(512, 256), (256, 768), (256, 768), (768, 256)]
+_BLOCKS = [_BLOCK[0], *((LAYERS, *shape) for shape in _BLOCK[1:])]
 
 ROWS = (
     Row("layer_norm", ops.layer_norm, sizes=_NORM),
     in_layers("layer_norm", ops.layer_norm, [[(256, 256), (LAYERS, 256), (LAYERS, 256)]]),
     Row("rms_norm", ops.rms_norm, sizes=[size[:2] for size in _NORM]),
     in_layers("rms_norm", ops.rms_norm, [[(256, 256), (LAYERS, 256)]]),
+    Row(
+        "norm",
+        partial(ops.norm, axis=-1),
+        sizes=[[(256, 256)], [(2048, 1024)]],
+        peers={"jax.numpy": lambda: partial(jnp.linalg.norm, axis=-1)},
+    ),
+    Row("norm, order 3", partial(ops.norm, ord=3, axis=-1), sizes=[[(256, 256)], [(2048, 1024)]]),
     Row(
         "gelu",
         ops.gelu,
@@ -31,4 +42,6 @@ ROWS = (
         peers={"jax.nn": lambda: jax.nn.silu},
     ),
     in_layers("silu", ops.silu, [[(256, 256)]]),
+    Row("glu_mlp", ops.glu_mlp, sizes=[_BLOCK], draw=small_normals),
+    in_layers("glu_mlp", ops.glu_mlp, [_BLOCKS], draw=small_normals),
 )

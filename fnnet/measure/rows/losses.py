@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -10,6 +12,7 @@ import jax.numpy as jnp
 
 from fnnet import ops
 from fnnet.measure.row import Function, Row, Shape
+from fnnet.rules import plain
 
 
 def _logits_and_labels(key: jax.Array, shapes: Sequence[Shape]) -> list[Any]:
@@ -24,6 +27,27 @@ def _optax_cross_entropy() -> Function:
 
     each = optax.losses.softmax_cross_entropy_with_integer_labels
     return lambda logits, labels: jnp.mean(each(logits, labels))
+
+
+def _tokens(key: jax.Array, size: Sequence[int]) -> list[Any]:
+    """x, w and labels for a size (tokens, features, classes)."""
+    n, d, c = size
+    kx, kw, kl = jax.random.split(key, 3)
+    x, w = (jax.random.normal(k, s, jnp.float32) for k, s in ((kx, (n, d)), (kw, (d, c))))
+    return [x, w / math.sqrt(d), jax.random.randint(kl, (n,), 0, c)]
+
+
+def _vocabulary(size: Sequence[int]) -> str:
+    return "{} tokens, {} features, {} classes".format(*size)
+
+
+def _all_logits(x: jax.Array, w: jax.Array, labels: jax.Array) -> jax.Array:
+    return plain(ops.cross_entropy)(x @ w, labels)
+
+
+def _optax_of_all_logits() -> Function:
+    loss = _optax_cross_entropy()
+    return lambda x, w, labels: loss(x @ w, labels)
 
 
 ROWS = (
@@ -46,5 +70,26 @@ ROWS = (
         draw=_logits_and_labels,
         argnums=[0],
         peers={"optax": _optax_cross_entropy},
+    ),
+    Row(
+        "linear_cross_entropy",
+        ops.linear_cross_entropy,
+        sizes=[(1024, 256, 8192), (4096, 256, 32768)],
+        draw=_tokens,
+        words=_vocabulary,
+        argnums=[0, 1],
+        auto=_all_logits,
+        peers={"optax": _optax_of_all_logits},
+        eager=False,
+    ),
+    Row(
+        "linear_cross_entropy, recomputed",
+        partial(ops.linear_cross_entropy, mode="recompute"),
+        sizes=[(1024, 256, 8192), (4096, 256, 32768)],
+        draw=_tokens,
+        words=_vocabulary,
+        argnums=[0, 1],
+        auto=_all_logits,
+        eager=False,
     ),
 )

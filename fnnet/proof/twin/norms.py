@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 
-from .elementary import Array, Scalar, absolute, greater, sqrt
+from .elementary import Array, Scalar, absolute, greater, largest, sqrt
 
 
 def layer_norm(
@@ -91,15 +92,17 @@ def norm(
 ) -> Any:
     """(sum |x|^p)^(1/p) with p = ord >= 1, over `axis` (all axes if None).
 
-    ord 1 is the sum of magnitudes, 2 the Euclidean length; 2 over all entries of a matrix is the
-    Frobenius norm.
+    ord 1 is the sum of magnitudes, 2 (or "fro") the Euclidean length, which over all entries of a
+    matrix is the Frobenius norm; inf, where the powers tend to, is the greatest magnitude.
 
     >>> float(norm(np.arange(24.0).reshape(2, 3, 4)).round(4))
     65.7571
     """
+    if ord == math.inf:
+        return _greatest(absolute(x), axis, keepdims)
     if ord == 1:
         return absolute(x).sum(axis=axis, keepdims=keepdims)
-    if ord == 2:  # the square root of a sum of squares: rounds better than powers do
+    if ord in (2, "fro"):  # the square root of a sum of squares: rounds better than powers do
         return sqrt((x**2).sum(axis=axis, keepdims=keepdims))
     return (absolute(x) ** ord).sum(axis=axis, keepdims=keepdims) ** (1 / ord)
 
@@ -116,13 +119,28 @@ def norm_vjp(
 
     From n^p = sum |x|^p:  p n^(p-1) dn = p |x_k|^(p-1) sign(x_k) dx_k. For p = 2 this is x / n, the
     unit vector, for p = 1 the sign. Where n = 0 every direction is a steepest one; 0 is chosen, a
-    subgradient, and it is finite. So is it for a single zero when p = 1.
+    subgradient, and it is finite. So is it for a single zero when p = 1. For p = inf n is the
+    greatest |x_k|, so its slope is sign(x_k) there; entries that are alike the greatest share it.
     """
     n = norm(x, ord, axis, keepdims=True)
+    sign = np.where(greater(x, 0), 1, np.where(greater(0, x), -1, 0))
     n = np.where(n == 0, 1, n)  # all entries are 0 there: so is everything below
-    if ord == 2:
+    if ord in (2, "fro"):
         slope = x / n
+    elif ord == math.inf:
+        greatest = np.asarray(absolute(x) == n)
+        count = greatest.sum(axis=axis, keepdims=True)
+        slope = sign * greatest / np.maximum(count, 1)
     else:
-        sign = np.where(greater(x, 0), 1, np.where(greater(0, x), -1, 0))
         slope = sign if ord == 1 else sign * absolute(x) ** (ord - 1) / n ** (ord - 1)
     return (np.asarray(slope * (g if keepdims else np.reshape(g, n.shape))),)
+
+
+def _greatest(x: Array, axis: int | tuple[int, ...] | None, keepdims: bool) -> Any:
+    """The greatest entry along `axis`."""
+    given = range(x.ndim) if axis is None else axis if isinstance(axis, tuple) else (axis,)
+    axes = sorted(a % x.ndim for a in given)
+    last = np.moveaxis(x, axes, range(-len(axes), 0))
+    shape = last.shape[: x.ndim - len(axes)]
+    n = largest(last.reshape(*shape, -1))[..., 0]
+    return np.expand_dims(n, tuple(axes)) if keepdims else n

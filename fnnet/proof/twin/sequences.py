@@ -1,4 +1,4 @@
-"""Sequences: rnn, attention."""
+"""Sequences: rnn, gru, attention."""
 
 from __future__ import annotations
 
@@ -44,6 +44,68 @@ def rnn_vjp(
         dh, dwh_t, _ = lin_vjp(states[t - 1] if t > 0 else h0, wh, None, da)
         dwx, dwh, db = dwx + dwx_t, dwh + dwh_t, db + db_t
     return dx, dh, dwx, dwh, db
+
+
+def gru(x: Array, h0: Array, wx: Array, wh: Array, b: Array) -> Array:
+    """Gated recurrent unit h_t = (1 - z) n + z h_{t-1}, with gates r, z and candidate n.
+
+    With a = x_t wx + b and u = h_{t-1} wh, three blocks of columns each,
+        r = s(a_r + u_r)    z = s(a_z + u_z)    n = tanh(a_n + r u_n)
+    and s the logistic function. Shapes: x (time, n, n_in), h0 (n, n_h), wx (n_in, 3 n_h),
+    wh (n_h, 3 n_h), b (3 n_h,) -> all states (time, n, n_h) (Cho et al. 2014, arXiv:1406.1078; r
+    after the product, as in cuDNN).
+
+    >>> one = np.ones((1, 3))
+    >>> gru(np.ones((2, 1, 1)), np.zeros((1, 1)), one, one, np.zeros(3)).round(4)[:, 0, 0]
+    array([0.2048, 0.3468])
+    """
+    h, states = h0, np.zeros((x.shape[0], *h0.shape), h0.dtype)
+    for t in range(x.shape[0]):
+        _, z, n, _ = _gates(x[t], h, wx, wh, b)
+        h = (1 - z) * n + z * h
+        states[t] = h
+    return states
+
+
+def gru_vjp(
+    x: Array, h0: Array, wx: Array, wh: Array, b: Array, g: Array
+) -> tuple[Array, Array, Array, Array, Array]:
+    """Cotangents (dx, dh0, dwx, dwh, db): backpropagation through time.
+
+    Let e be the whole cotangent of h_t = (1 - z) n + z h, h the state before. Then n has e (1 - z),
+    z has e (h - n), and h has e z. As tanh' = 1 - tanh^2 and s' = s (1 - s), the arguments of the
+    three functions have
+        dn = e (1 - z) (1 - n^2)     dz = e (h - n) z (1 - z)     dr = dn u_n r (1 - r)
+    A gate's argument is a + u, the candidate's a_n + r u_n: da = (dr, dz, dn), du = (dr, dz, r dn).
+    Then lin's rule for a and for u, from the last step to the first.
+    """
+    states = gru(x, h0, wx, wh, b)
+    dx, dwx, dwh, db = np.zeros_like(x), np.zeros_like(wx), np.zeros_like(wh), np.zeros_like(b)
+    e = np.zeros_like(h0)
+    for t in reversed(range(x.shape[0])):
+        e, h = e + g[t], states[t - 1] if t > 0 else h0
+        r, z, n, u_n = _gates(x[t], h, wx, wh, b)
+        dn = e * (1 - z) * (1 - n**2)
+        dz = e * (h - n) * z * (1 - z)
+        dr = dn * u_n * r * (1 - r)
+        dx[t], dwx_t, db_t = lin_vjp(x[t], wx, b, np.concatenate([dr, dz, dn], axis=-1))
+        dh, dwh_t, _ = lin_vjp(h, wh, None, np.concatenate([dr, dz, r * dn], axis=-1))
+        e = e * z + dh
+        dwx, dwh, db = dwx + dwx_t, dwh + dwh_t, db + db_t
+    return dx, e, dwx, dwh, db
+
+
+def _gates(x: Array, h: Array, wx: Array, wh: Array, b: Array) -> tuple[Array, Array, Array, Array]:
+    """The gates r and z, the candidate n, and u_n, of one step."""
+    a_r, a_z, a_n = np.split(lin(x, wx, b), 3, axis=-1)
+    u_r, u_z, u_n = np.split(lin(h, wh), 3, axis=-1)
+    r, z = _logistic(a_r + u_r), _logistic(a_z + u_z)
+    return r, z, tanh(a_n + r * u_n), u_n
+
+
+def _logistic(x: Array) -> Array:
+    """1 / (1 + exp(-x)), in a form that does not overflow."""
+    return np.asarray((1 + tanh(x / 2)) / 2)
 
 
 def attention(

@@ -1,0 +1,339 @@
+"""A convolutional layer of images, with shared weights at every position.
+
+    conv2d : x (n, h, w, c_in), w (kh, kw, c_in/groups, c_out), b (c_out) -> y (n, ho, wo, c_out)
+
+Axes: n images; i, j the output's position; a, b the input's; k, l the pixel of the kernel; c the
+input's channels, o the output's. s is the stride, d the dilation; x is padded with zeros, t of them
+before each axis, and written with padded positions. What is called convolution in neural nets is
+the cross-correlation: the kernel is not turned round. With groups the sums over c and o run within
+one group of channels.
+
+Forward
+    y_nijo = Σ_klc x_n,(is+kd),(js+ld),c w_klco + b_o
+
+Backward, with g_nijo = ∂L/∂y_nijo
+    x_nabc enters y_nijo through the pixel k, l of the kernel for which is + kd = a, js + ld = b,
+    with the factor w_klco:
+        dx_nabc = Σ_ijklo g_nijo w_klco over is+kd = a, js+ld = b
+    Written as a sum over the kernel's pixels, k' = kh-1-k turns the condition into
+    is + kd = is + (kh-1)d - k'd = a: a convolution of g, spread out with s-1 zeros between its
+    elements, with the kernel turned round and its channels c and o exchanged. It is padded with
+    (kh-1)d - t zeros before, so that its first element is padded position t, x's own first.
+    w_klco enters y_nijo for every image and position, with the factor x:
+        dw_klco = Σ_nij x_n,(is+kd),(js+ld),c g_nijo
+    a convolution of x with the "kernel" g, whose dilation is the layer's stride and whose stride is
+    the layer's dilation; the images n are its channels and the channels c its images.
+    b_o enters every y_nijo with the factor 1:
+        db_o = Σ_nij g_nijo
+
+Two forms
+    "direct": the three sums above as three convolutions of XLA's.
+    "unfold": p = unfold(x), with rows of length K = kh·kw·c_in, makes of the layer `lin`:
+        y = p w + b        dp = g wᵀ, dx = fold(dp)        dw = pᵀ g        db = 1ᵀ g
+    with w as a matrix (K, c_out). It needs kh·kw times the memory of x for p, and shows what the
+    direct form computes.
+
+Residuals
+    x and w, the caller's arrays, in both forms: p is not stored but unfolded again.
+
+References
+    Y. LeCun et al., Backpropagation applied to handwritten zip code recognition, 1989.
+    V. Dumoulin, F. Visin, A guide to convolution arithmetic for deep learning, arXiv:1603.07285.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, TypeAlias
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
+
+from fnnet.ops._checks import describe, require_floats
+from fnnet.ops._compiled import compiled
+from fnnet.ops._windows import (
+    Padding,
+    Pair,
+    Windows,
+    patches,
+    require_image,
+    sum_patches,
+    whole,
+)
+from fnnet.rules import Like, Precision, Static, accumulator, contract, register, sum_to
+
+Form: TypeAlias = Literal["direct", "unfold"]
+Residuals: TypeAlias = tuple[jax.Array, jax.Array, Like | None, Static]
+
+_IMAGE = ("NHWC", "HWIO", "NHWC")
+_TO_X = ("NHWC", "HWOI", "NHWC")
+_TO_W = ("CHWN", "IHWO", "HWNC")  # images as channels, channels as images
+
+
+@compiled("stride", "padding", "dilation", "groups", "form", "precision")
+def conv2d(
+    x: Float[Array, "n h w c"],
+    w: Float[Array, "kh kw i o"],
+    b: Float[Array, " o"] | None = None,
+    *,
+    stride: Pair = 1,
+    padding: Padding = "SAME",
+    dilation: Pair = 1,
+    groups: int = 1,
+    form: Form = "direct",
+    precision: Precision = None,
+) -> Float[Array, "n ho wo o"]:
+    """Convolutional layer: at every position of the image the same linear map of a window.
+
+    It is the cross-correlation, as everywhere in neural nets: the kernel is not turned round.
+
+    Args:
+        x: images (n, h, w, c_in), real floating point.
+        w: kernels (kh, kw, c_in / groups, c_out).
+        b: shape (c_out,), or None for no bias.
+        stride: from one window to the next: a whole number, or a pair for height and width.
+        padding: with zeros: "SAME" (an output for every `stride` pixels), "VALID" (none), a whole
+            number, or two pairs (before, after), of height and width.
+        dilation: from one pixel of a window to the next.
+        groups: into how many parts the channels are split; each part of the output's channels sees
+            its own part of the input's. c_in for a depthwise convolution.
+        form: "direct", by XLA's convolutions, or "unfold", by patches and matrix products: the same
+            numbers but for rounding.
+        precision: of the products, as in `jnp.einsum`, forward and backward alike; by default the
+            one in force (`jax.default_matmul_precision`).
+
+    Returns:
+        Shape (n, ho, wo, c_out). float16 and bfloat16 products are summed in float32, the bias is
+        added to the sum, and the result is rounded once.
+
+    Raises:
+        TypeError: for arrays that are not of real floating point dtype, or sizes that are not
+            whole.
+        ValueError: for shapes and sizes that do not fit.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from fnnet import conv2d
+        >>> x, w = jnp.arange(9.0).reshape(1, 3, 3, 1), jnp.arange(4.0).reshape(2, 2, 1, 1)
+        >>> conv2d(x, w, padding="VALID")[0, :, :, 0].tolist()
+        [[19.0, 25.0], [37.0, 43.0]]
+    """
+    require_floats("conv2d", complex_too=False, x=x, w=w, **({} if b is None else {"b": b}))
+    _require(jnp.shape(x), jnp.shape(w), None if b is None else jnp.shape(b), groups, form)
+    windows = Windows.of("conv2d", jnp.shape(x), jnp.shape(w)[:2], stride, padding, dilation)
+    return _conv2d(
+        jnp.asarray(x),
+        jnp.asarray(w),
+        b,
+        stride=windows.stride,
+        padding=windows.pads,
+        dilation=windows.dilation,
+        groups=int(groups),
+        form=form,
+        precision=precision,
+    )
+
+
+def _forward(
+    x: jax.Array,
+    w: jax.Array,
+    b: jax.Array | None = None,
+    *,
+    stride: Pair = 1,
+    padding: Padding = "SAME",
+    dilation: Pair = 1,
+    groups: int = 1,
+    form: Form = "direct",
+    precision: Precision = None,
+) -> jax.Array:
+    windows = Windows.of("conv2d", x.shape, w.shape[:2], stride, padding, dilation)
+    dtype = jnp.result_type(x, w) if b is None else jnp.result_type(x, w, b)
+    x, w, wide = x.astype(dtype), w.astype(dtype), accumulator(x, w)
+    if form == "unfold":
+        wide = dtype if b is None else wide
+        y = _grouped_product(patches(x, windows), w, windows, groups, wide, precision)
+    else:
+        y = lax.conv_general_dilated(
+            x,
+            w,
+            windows.stride,
+            windows.pads,
+            rhs_dilation=windows.dilation,
+            dimension_numbers=_IMAGE,
+            feature_group_count=groups,
+            precision=precision,
+            preferred_element_type=wide,
+        )
+    if b is not None:
+        y = y + jnp.broadcast_to(b.astype(y.dtype), y.shape)
+    return y.astype(dtype)
+
+
+def conv2d_fwd(
+    x: jax.Array,
+    w: jax.Array,
+    b: jax.Array | None = None,
+    *,
+    stride: Pair = 1,
+    padding: Padding = "SAME",
+    dilation: Pair = 1,
+    groups: int = 1,
+    form: Form = "direct",
+    precision: Precision = None,
+) -> tuple[jax.Array, Residuals]:
+    """x, w, b -> y, residuals."""
+    y = _forward(
+        x,
+        w,
+        b,
+        stride=stride,
+        padding=padding,
+        dilation=dilation,
+        groups=groups,
+        form=form,
+        precision=precision,
+    )
+    windows = Windows.of("conv2d", x.shape, w.shape[:2], stride, padding, dilation)
+    return y, (x, w, None if b is None else Like.of(b), Static((windows, groups, form, precision)))
+
+
+def conv2d_bwd(res: Residuals, g: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array | None]:
+    """residuals, CT y -> CT x, CT w, CT b."""
+    x, w, b, static = res
+    windows, groups, form, precision = static.value
+    to_x, to_w = (_unfold_to_x, _unfold_to_w) if form == "unfold" else (_to_x, _to_w)
+    dw = to_w(x.astype(g.dtype), g, windows, groups, precision).astype(w.dtype)
+    dx = to_x(w.astype(g.dtype), g, windows, groups, precision).astype(x.dtype)
+    return dx, dw, None if b is None else sum_to(g, b)
+
+
+_conv2d = register(_forward, conv2d_fwd, conv2d_bwd, name="conv2d")
+
+
+def _to_x(w: jax.Array, g: jax.Array, windows: Windows, groups: int, precision: Any) -> jax.Array:
+    pads = []
+    for a in (0, 1):
+        before = (windows.size[a] - 1) * windows.dilation[a] - windows.pads[a][0]
+        spread = (windows.count[a] - 1) * windows.stride[a] + 1
+        pads.append((before, windows.image[a] + windows.pads[a][0] - spread))
+        doubled = windows.size[a] == windows.stride[a] == 2 and windows.dilation[a] == 1
+        if doubled and pads[a] == (0, 0) and windows.size[1 - a] > windows.count[1 - a]:
+            # XLA (in JAX 0.10.2 and 0.12.0.1) takes such an axis for groups, and exchanges image
+            # and kernel along the other axis alone, which aborts the process
+            return _unfold_to_x(w, g, windows, groups, precision)
+    kh, kw, c, o = w.shape
+    if groups > 1:  # c and o are exchanged within each group
+        w = w.reshape(kh, kw, c, groups, o // groups)
+        w = w.swapaxes(2, 3).reshape(kh, kw, groups * c, o // groups)
+    return lax.conv_general_dilated(
+        g,
+        lax.rev(w, (0, 1)),
+        (1, 1),
+        pads,
+        lhs_dilation=windows.stride,
+        rhs_dilation=windows.dilation,
+        dimension_numbers=_TO_X,
+        feature_group_count=groups,
+        precision=precision,
+        preferred_element_type=accumulator(g),
+    )
+
+
+def _to_w(x: jax.Array, g: jax.Array, windows: Windows, groups: int, precision: Any) -> jax.Array:
+    pads = []
+    for a in (0, 1):
+        before = windows.pads[a][0]
+        spread = (windows.count[a] - 1) * windows.stride[a] + 1
+        reach = (windows.size[a] - 1) * windows.dilation[a] + 1
+        # no pixel further than the last one that the last window sees
+        pads.append((before, spread + reach - 1 - before - windows.image[a]))
+    return lax.conv_general_dilated(
+        x,
+        g,
+        windows.dilation,
+        pads,
+        rhs_dilation=windows.stride,
+        dimension_numbers=_TO_W,
+        batch_group_count=groups,
+        precision=precision,
+        preferred_element_type=accumulator(g),
+    )
+
+
+def _grouped_product(
+    p: jax.Array, w: jax.Array, windows: Windows, groups: int, dtype: Any, precision: Any
+) -> jax.Array:
+    """p (n, ho, wo, K) times w (kh, kw, c_in/groups, c_out) as a matrix (K, c_out)."""
+    k, (n, ho, wo, _), (_, _, c, o) = windows.pixels, p.shape, w.shape
+    if groups == 1:
+        return contract("nijk,ko->nijo", p, w.reshape(k * c, o), dtype=dtype, precision=precision)
+    p, w = p.reshape(n, ho, wo, k, groups, c), w.reshape(k, c, groups, o // groups)
+    y = contract("nijkrc,kcro->nijro", p, w, dtype=dtype, precision=precision)
+    return y.reshape(n, ho, wo, o)
+
+
+def _unfold_to_x(
+    w: jax.Array, g: jax.Array, windows: Windows, groups: int, precision: Any
+) -> jax.Array:
+    k, (n, ho, wo, _), (_, _, c, o) = windows.pixels, g.shape, w.shape
+    wide = accumulator(g)
+    if groups == 1:
+        dp = contract("nijo,ko->nijk", g, w.reshape(k * c, o), dtype=wide, precision=precision)
+    else:
+        g, w = g.reshape(n, ho, wo, groups, o // groups), w.reshape(k, c, groups, o // groups)
+        dp = contract("nijro,kcro->nijkrc", g, w, dtype=wide, precision=precision)
+        dp = dp.reshape(n, ho, wo, k * groups * c)
+    return sum_patches(dp, windows)
+
+
+def _unfold_to_w(
+    x: jax.Array, g: jax.Array, windows: Windows, groups: int, precision: Any
+) -> jax.Array:
+    p, k, (n, ho, wo, o) = patches(x, windows), windows.pixels, g.shape
+    c, wide = x.shape[3] // groups, accumulator(g)
+    if groups == 1 and g.dtype == wide:
+        # (gᵀ p)ᵀ, as autodiff has it: XLA for CPUs holds less than for pᵀ g
+        positions = ((0, 1, 2), (0, 1, 2)), ((), ())
+        dw = lax.dot_general(g, p, positions, precision=precision).T
+    elif groups == 1:
+        dw = contract("nijk,nijo->ko", p, g, dtype=wide, precision=precision)
+    else:
+        p, g = p.reshape(n, ho, wo, k, groups, c), g.reshape(n, ho, wo, groups, o // groups)
+        dw = contract("nijkrc,nijro->kcro", p, g, dtype=wide, precision=precision)
+    return dw.reshape(*windows.size, c, o)
+
+
+def _require(
+    x: tuple[int, ...], w: tuple[int, ...], b: tuple[int, ...] | None, groups: Any, form: Any
+) -> None:
+    require_image("conv2d", x, axes="(n, h, w, c_in)")
+    require_image("conv2d", w, "w", "(kh, kw, c_in / groups, c_out)")
+    if form not in ("direct", "unfold"):
+        got = repr(form) if isinstance(form, str) else describe(form)
+        raise ValueError(f'conv2d: form must be "direct" or "unfold"; got {got}')
+    groups = whole("conv2d", "groups", groups)
+    if not all(w[:2]):
+        raise ValueError(f"conv2d: w must have at least one pixel; got shape {w}")
+    if w[3] % groups:
+        raise ValueError(
+            f"conv2d: groups must divide the c_out = {w[3]} output channels of w; got {groups}"
+        )
+    if x[3] != w[2] * groups:
+        of_groups = f" in {groups} groups" if groups > 1 else ""
+        remedy = ""
+        if x[1] == w[2] * groups:
+            remedy = ". x seems to be (n, c, h, w): pass x.transpose(0, 2, 3, 1)"
+        elif x[3] == w[1] * groups:
+            remedy = ". w seems to be (c_out, c_in, kh, kw): pass w.transpose(2, 3, 1, 0)"
+        elif w[2] and x[3] % w[2] == 0:
+            remedy = f". It fits groups={x[3] // w[2]}"
+        raise ValueError(
+            f"conv2d: w of shape {w} takes {w[2] * groups} input channels{of_groups}, but x of "
+            f"shape {x} has {x[3]}; x is (n, h, w, c_in), w (kh, kw, c_in / groups, c_out){remedy}"
+        )
+    if b is not None and b != w[3:]:
+        raise ValueError(
+            f"conv2d: b must have shape (c_out,) = {w[3:]}; got shape {b}. "
+            "A bias has one number for each output channel"
+        )

@@ -1,0 +1,357 @@
+"""A linear layer and softmax cross entropy as one op, without ever holding all logits.
+
+    linear_cross_entropy : x (..., d), w (d, c), labels (...), b (c), weights w' (...) -> loss
+
+Axes: i of d features; j, k of c classes; p over all leading axes of x (the samples).
+
+Forward
+    a_pk = Σ_i x_pi w_ik + b_k
+    z_pk = κ tanh(a_pk / κ), or a_pk where there is no soft-cap κ
+    loss = cross_entropy(z, labels)          whose derivation and letters see (_cross_entropy.py)
+
+Backward. From cross_entropy, with A_p = ∂L/∂e_p (g w', divided by Σ w' for "mean"), P the softmax,
+s the smoothing, ζ the z-loss and y_p the label:
+        dz_pk = A_p (P_pk (1 + 2 ζ l_p) - (1 - s) [k = y_p] - s/c)
+    The soft-cap's slope is 1 - tanh² = 1 - (z/κ)²:
+        da_pk = dz_pk (1 - (z_pk/κ)²)
+    and from lin
+        dx_pi = Σ_k da_pk w_ik        dw_ik = Σ_p x_pi da_pk        db_k = Σ_p da_pk
+        dw'_p = g e_p, or g (e_p - loss) / Σ w'
+
+Two ways to hold only a chunk of the logits at a time
+    recompute  Chunks of classes. Forward: the log-sum-exp l by the online rule (as in attention).
+               Backward: each chunk of z again, from it da, the chunk's columns of dw, and a part of
+               dx. Four products of the size of x w, but for any reduction, and no sum of dw is
+               held: each column is complete when it is made.
+    forward    Chunks of samples. For a loss that is one number, A_p is g times what is known in the
+               forward pass: so da, dx and dw are made there, from the one z, and the backward pass
+               multiplies them by g. Three products. Wrong for reduction "none", where each sample
+               has its own g. dw is a sum over chunks and wants float32: "auto" takes this way only
+               for arrays of float32 or wider.
+
+Residuals
+    recompute: x, w, b, labels, weights: the caller's arrays; l, one float32 a sample.
+    forward: dx, dw, db: of the size of x, w, b. Either way e, where dw' is asked for.
+    Logits, softmax and sums in float32 for float16 and bfloat16; da is rounded to the inputs' dtype
+    as a factor of the products.
+
+References
+    E. Wijmans et al., Cut your losses in large-vocabulary language models, arXiv:2411.09009.
+    P.-L. Hsu et al., Liger kernel, arXiv:2410.10989: the gradients in the forward pass.
+    M. Rivière et al., Gemma 2, arXiv:2408.00118: the soft-cap.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from fnnet.ops import _logit_chunks as chunks
+from fnnet.ops._checks import describe, require_floats
+from fnnet.ops._compiled import compiled
+from fnnet.ops._cross_entropy import (
+    Options,
+    Reduction,
+    counting,
+    reduced,
+    require_labels,
+    total_weight,
+    weighted,
+)
+from fnnet.rules import Precision, Static, accumulator, register
+
+Mode: TypeAlias = Literal["auto", "forward", "recompute"]
+
+
+class Recomputed(NamedTuple):
+    """The residuals of mode "recompute"."""
+
+    x: jax.Array
+    w: jax.Array
+    b: jax.Array | None
+    labels: jax.Array
+    weights: jax.Array | None
+    l: jax.Array
+    e: jax.Array | None
+    settings: Static
+
+
+class Ready(NamedTuple):
+    """The residuals of mode "forward": cotangents but for the factor g."""
+
+    dx: jax.Array
+    dw: jax.Array
+    db: jax.Array | None
+    dweights: jax.Array | None
+
+
+@compiled(
+    "smoothing",
+    "z_loss",
+    "ignore_index",
+    "reduction",
+    "softcap",
+    "chunk",
+    "mode",
+    "precision",
+)
+def linear_cross_entropy(
+    x: Float[Array, "*batch d"],
+    w: Float[Array, "d c"],
+    labels: Int[Array, "*batch"],
+    b: Float[Array, " c"] | None = None,
+    *,
+    smoothing: float = 0.0,
+    z_loss: float = 0.0,
+    weights: Float[Array, "*batch"] | None = None,
+    ignore_index: int | None = None,
+    reduction: Reduction = "mean",
+    softcap: float | None = None,
+    chunk: int | None = None,
+    mode: Mode = "auto",
+    precision: Precision = None,
+) -> Float[Array, "..."]:
+    """``cross_entropy(lin(x, w, b), labels)`` in little memory, for large vocabularies.
+
+    Args:
+        x: shape (..., d), real floating point.
+        w: shape (d, c).
+        labels: classes as integers, shape (...). A class that is not in 0..c-1, and is not ignored,
+            gives NaN.
+        b: shape (c,), or None for no bias; -inf rules a class out.
+        smoothing: the share of each label that is spread over all classes, from 0 to 1.
+        z_loss: factor of the squared log-sum-exp.
+        weights: of the samples, shape (...); 1 by default.
+        ignore_index: an integer label whose samples have no loss, no gradient, and do not count.
+        reduction: "none" for shape (...), "sum", or "mean": the sum over the sum of the weights
+            that count, and 0 if nothing counts.
+        softcap: logits become ``softcap * tanh(logits / softcap)``; none by default.
+        chunk: how much is taken at a time: samples in mode "forward", classes in mode "recompute".
+            It need not divide their number. By default it is chosen by size.
+        mode: "forward" computes the gradients in the forward pass (three large products, float32
+            sums of dw; not for reduction "none"); "recompute" computes the logits twice (four
+            products, least memory); "auto" takes "forward" where it can and the arrays are at least
+            float32.
+        precision: of the products, as in `jnp.einsum`, forward and backward alike.
+
+    Returns:
+        The loss, in the dtype of `x` and `w`; float16 and bfloat16 are computed in float32.
+
+    Raises:
+        TypeError: for `x`, `w`, `b` or `weights` that are not of real floating point dtype, and
+            labels that are not integers.
+        ValueError: for shapes that do not fit, and options out of range.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from fnnet import linear_cross_entropy
+        >>> x, w = jnp.zeros((5, 3)), jnp.ones((3, 10))
+        >>> f"{linear_cross_entropy(x, w, jnp.arange(5)):.4f}"
+        '2.3026'
+    """
+    require_floats("linear_cross_entropy", x=x, w=w)
+    if b is not None:
+        require_floats("linear_cross_entropy", b=b)
+    if weights is not None:
+        require_floats("linear_cross_entropy", weights=weights)
+    options = Options(smoothing, z_loss, ignore_index, reduction)
+    _require(jnp.shape(x), jnp.shape(w), None if b is None else jnp.shape(b), labels)
+    require_labels(
+        "linear_cross_entropy", (*jnp.shape(x)[:-1], jnp.shape(w)[1]), labels, weights, options
+    )
+    settings = _settings(jnp.shape(x), w, options, softcap, chunk, mode, precision, x, b)
+    _require_settings(softcap, chunk, mode, reduction)
+    return _linear_cross_entropy(
+        jnp.asarray(x), jnp.asarray(w), jnp.asarray(labels), b, weights, settings=Static(settings)
+    )
+
+
+def _settings(
+    shape: tuple[int, ...],
+    w: jax.Array,
+    options: Options,
+    softcap: float | None,
+    chunk: int | None,
+    mode: Mode,
+    precision: Precision,
+    x: jax.Array,
+    b: jax.Array | None,
+) -> chunks.Settings:
+    """With the mode and the chunk that "auto" and None stand for."""
+    operands = (x, w) if b is None else (x, w, b)
+    if mode == "auto":
+        wide = jnp.result_type(*operands) == accumulator(*operands)
+        # samples of an unknown number (in jax.export) cannot be cut into chunks
+        wide = wide and all(isinstance(n, int) for n in shape)
+        mode = "forward" if wide and options.reduction != "none" else "recompute"
+    if chunk is None:
+        other = w.shape[1] if mode == "forward" else math.prod(shape[:-1])
+        chunk = chunks.size_beside(other)
+    return chunks.Settings(options, softcap, int(chunk), mode == "forward", precision)
+
+
+def _forward(
+    x: jax.Array,
+    w: jax.Array,
+    labels: jax.Array,
+    b: jax.Array | None,
+    weights: jax.Array | None,
+    *,
+    settings: Static,
+) -> jax.Array:
+    problem = chunks.Problem.of(x, w, labels, b, settings.value)
+    e, _ = problem.losses()
+    return _loss(problem, e.reshape(labels.shape), labels, weights)
+
+
+def _loss(
+    problem: chunks.Problem, e: jax.Array, labels: jax.Array, weights: jax.Array | None
+) -> jax.Array:
+    options = problem.settings.loss
+    return reduced(e, weighted(e, labels, weights, options), options).astype(problem.dtype)
+
+
+def _fwd(
+    x: jax.Array,
+    w: jax.Array,
+    labels: jax.Array,
+    b: jax.Array | None,
+    weights: jax.Array | None,
+    *,
+    settings: Static,
+) -> tuple[jax.Array, Recomputed | Ready]:
+    problem = chunks.Problem.of(x, w, labels, b, settings.value)
+    if not settings.value.in_forward:
+        flat, l = problem.losses()
+        e = flat.reshape(labels.shape)
+        kept = None if weights is None else e
+        res = Recomputed(x, w, b, labels, weights, l.reshape(labels.shape), kept, settings)
+        return _loss(problem, e, labels, weights), res
+    one = jnp.ones((), problem.wide)
+    like = jnp.zeros(labels.shape, problem.wide)
+    a = _share(like, labels, weights, one, problem.settings.loss)
+    flat, dx, dw, db = problem.losses_and_cotangents(a.reshape(-1))
+    e = flat.reshape(labels.shape)
+    dweights = _of_weights(e, labels, weights, one, problem.settings.loss)
+    return _loss(problem, e, labels, weights), Ready(dx.reshape(x.shape), dw, db, dweights)
+
+
+def linear_cross_entropy_fwd(
+    x: jax.Array,
+    w: jax.Array,
+    labels: jax.Array,
+    b: jax.Array | None = None,
+    *,
+    smoothing: float = 0.0,
+    z_loss: float = 0.0,
+    weights: jax.Array | None = None,
+    ignore_index: int | None = None,
+    reduction: Reduction = "mean",
+    softcap: float | None = None,
+    chunk: int | None = None,
+    mode: Mode = "auto",
+    precision: Precision = None,
+) -> tuple[jax.Array, Recomputed | Ready]:
+    """x, w, labels, b, weights -> loss, residuals."""
+    options = Options(smoothing, z_loss, ignore_index, reduction)
+    settings = _settings(x.shape, w, options, softcap, chunk, mode, precision, x, b)
+    return _fwd(x, w, labels, b, weights, settings=Static(settings))
+
+
+def linear_cross_entropy_bwd(
+    res: Recomputed | Ready, g: jax.Array
+) -> tuple[jax.Array, jax.Array, None, jax.Array | None, jax.Array | None]:
+    """residuals, CT loss -> CT x, CT w, None for the labels, CT b, CT weights."""
+    if isinstance(res, Ready):
+        dx, dw, db, dweights = (None if d is None else g.astype(d.dtype) * d for d in res)
+        assert dx is not None
+        assert dw is not None
+        return dx, dw, None, db, dweights
+    x, w, b, labels, weights, l, e, settings = res
+    problem = chunks.Problem.of(x, w, labels, b, settings.value)
+    g = g.astype(problem.wide)
+    a = _share(l, labels, weights, g, problem.settings.loss)
+    dx, dw, db = problem.cotangents(a.reshape(-1), l.reshape(-1))
+    dweights = None if e is None else _of_weights(e, labels, weights, g, problem.settings.loss)
+    return dx.reshape(x.shape), dw, None, db, dweights
+
+
+_linear_cross_entropy = register(
+    _forward, _fwd, linear_cross_entropy_bwd, name="linear_cross_entropy", automatic_axes=True
+)
+
+
+def _share(
+    like: jax.Array,
+    labels: jax.Array,
+    weights: jax.Array | None,
+    g: jax.Array,
+    options: Options,
+) -> jax.Array:
+    """A_p: the cotangent of each sample's e."""
+    w = weighted(like, labels, weights, options)
+    a = jnp.broadcast_to(g, w.shape) * w
+    return a / total_weight(w) if options.reduction == "mean" else a
+
+
+def _of_weights(
+    e: jax.Array,
+    labels: jax.Array,
+    weights: jax.Array | None,
+    g: jax.Array,
+    options: Options,
+) -> jax.Array | None:
+    if weights is None:
+        return None
+    w = weighted(e, labels, weights, options)
+    dweights = jnp.broadcast_to(g, e.shape)
+    if options.reduction == "mean":
+        total = total_weight(w)
+        dweights = dweights * (e - jnp.sum(w * e) / total) / total
+    else:
+        dweights = dweights * e
+    counts = counting(labels, options)
+    if counts is not None:
+        dweights = jnp.where(counts, dweights, jnp.zeros_like(dweights))
+    return dweights.astype(weights.dtype)
+
+
+def _require(
+    x: tuple[int, ...], w: tuple[int, ...], b: tuple[int, ...] | None, labels: Any
+) -> None:
+    op = "linear_cross_entropy"
+    if len(w) != 2:
+        raise ValueError(f"{op}: w must have shape (d, c); got shape {w}")
+    if not x or x[-1] != w[0]:
+        remedy = "w seems transposed: pass w.T" if x and x[-1] == w[1] else "x is (..., d)"
+        raise ValueError(
+            f"{op}: the last axis of x must have the size d = {w[0]} of w's first axis; got x of "
+            f"shape {x} and w of shape {w}. {remedy}"
+        )
+    if b is not None and b != w[1:]:
+        raise ValueError(f"{op}: b must have shape (c,) = {w[1:]}; got shape {b}")
+    if hasattr(labels, "dtype") and jnp.issubdtype(labels.dtype, jnp.floating):
+        raise TypeError(
+            f"{op}: labels must be integer classes; got {describe(labels)}. Distributions are as "
+            "large as the logits: use cross_entropy(lin(x, w, b), labels)"
+        )
+
+
+def _require_settings(softcap: Any, chunk: Any, mode: Any, reduction: str) -> None:
+    op = "linear_cross_entropy"
+    if softcap is not None and not softcap > 0:
+        raise ValueError(f"{op}: softcap must be positive, or None for none; got {softcap}")
+    if chunk is not None and (not isinstance(chunk, (int, np.integer)) or chunk < 1):
+        raise ValueError(f"{op}: chunk must be a whole number, 1 or more; got {chunk!r}")
+    if mode not in ("auto", "forward", "recompute"):
+        raise ValueError(f'{op}: mode must be "auto", "forward" or "recompute"; got {mode!r}')
+    if mode == "forward" and reduction == "none":
+        raise ValueError(
+            f'{op}: mode "forward" is for a loss of one number; with reduction "none" each sample '
+            'has a cotangent of its own. Take mode "recompute"'
+        )

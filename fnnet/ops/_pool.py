@@ -1,0 +1,261 @@
+"""Pooling: the greatest or the mean entry of each window of an image, channel by channel.
+
+    max_pool : x (n, h, w, c) -> y (n, ho, wo, c)        avg_pool : the same shapes
+
+Axes: n images; i, j the window; k, l the pixel within it, kh by kw of them; a, b the input's
+position; c channels. s is the stride, and x has t pixels of padding before each axis: is + k - t is
+the row that pixel k of window i lies on.
+
+Forward
+    max_pool   y_nijc = max_kl x_n,(is+k-t),(js+l-t),c            padding is -∞
+    avg_pool   y_nijc = (1/m_ij) Σ_kl x_n,(is+k-t),(js+l-t),c     padding is 0; m_ij = kh·kw, or how
+                                                                   many pixels are no padding
+
+Backward, with g_nijc = ∂L/∂y_nijc
+    max_pool: around a point without ties y_nijc is one of the pixels, number q_nijc = k·kw + l in
+    the window, and no other pixel matters: ∂y/∂x is 1 for that pixel and 0 for the others. A pixel
+    may be the greatest of several windows:
+        dx_nabc = Σ_ijkl g_nijc [q_nijc = k·kw + l] over is+k-t = a, js+l-t = b
+    avg_pool: y depends on each pixel of its window with the factor 1/m_ij:
+        dx_nabc = Σ_ijkl g_nijc / m_ij over is+k-t = a, js+l-t = b
+    Both sums over windows are the adjoint of cutting the image into windows (fold, in `_unfold`).
+    Where windows lie side by side each pixel is in one window, and there is no sum.
+
+Residuals
+    max_pool   q, one byte for each output (two for windows of more than 256 pixels): neither x,
+               which autodiff keeps and searches again, nor y. Where x is kept anyway, as by a relu
+               before the pool, q is one byte more.
+    avg_pool   none: the rule is linear.
+
+At kinks
+    Of equal pixels the first in row-major order counts, padding too, as in the reverse mode of
+    `jax.lax.reduce_window`; and as there the greatest of values with NaN among them is NaN, while
+    in the search for q a NaN gives way to whatever comes after it.
+
+References
+    Y. LeCun, L. Bottou, Y. Bengio, P. Haffner, Gradient-based learning applied to document
+    recognition, 1998.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Float
+
+from fnnet.ops._checks import describe, require_floats
+from fnnet.ops._compiled import compiled
+from fnnet.ops._windows import Padding, Pair, Windows, require_image
+from fnnet.rules import Static, accumulator, register
+
+MaxPoolResiduals: TypeAlias = tuple[jax.Array, Static]
+AvgPoolResiduals: TypeAlias = Static
+
+# up to so many pixels of a window it costs less to add up planes than to spread out windows
+_FEW = 16
+
+
+@compiled("size", "stride", "padding")
+def max_pool(
+    x: Float[Array, "n h w c"],
+    size: Pair,
+    *,
+    stride: Pair | None = None,
+    padding: Padding = "VALID",
+) -> Float[Array, "n ho wo c"]:
+    """The greatest entry of each window, channel by channel.
+
+    Args:
+        x: images (n, h, w, c), real floating point.
+        size: of a window: a whole number, or a pair of height and width.
+        stride: from one window to the next; None for `size`, windows side by side.
+        padding: with -inf, which never wins: "SAME" (a window for every `stride` pixels), "VALID"
+            (none; pixels beyond the last whole window do not count), a whole number, or two pairs
+            (before, after), of height and width.
+
+    Returns:
+        Shape (n, ho, wo, c), dtype of `x`. A window with nothing but padding gives -inf.
+
+    Raises:
+        TypeError: for an array that is not of real floating point dtype, or a size that is not
+            whole.
+        ValueError: for shapes and sizes that do not fit.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from fnnet import max_pool
+        >>> x = jnp.arange(16.0).reshape(1, 4, 4, 1)
+        >>> max_pool(x, 2)[0, :, :, 0].tolist()
+        [[5.0, 7.0], [13.0, 15.0]]
+        >>> jax.grad(lambda x: max_pool(x, 2, stride=1).sum())(x)[0, 1, :, 0].tolist()
+        [0.0, 1.0, 1.0, 1.0]
+    """
+    at = _checked("max_pool", x, size, stride, padding)
+    return _max_pool(jnp.asarray(x), at.size, stride=at.stride, padding=at.pads)
+
+
+@compiled("size", "stride", "padding", "count_include_pad")
+def avg_pool(
+    x: Float[Array, "n h w c"],
+    size: Pair,
+    *,
+    stride: Pair | None = None,
+    padding: Padding = "VALID",
+    count_include_pad: bool = True,
+) -> Float[Array, "n ho wo c"]:
+    """The mean of each window, channel by channel.
+
+    Args:
+        x: images (n, h, w, c), real floating point.
+        size: of a window: a whole number, or a pair of height and width.
+        stride: from one window to the next; None for `size`, windows side by side.
+        padding: with zeros, as of `max_pool`.
+        count_include_pad: whether the mean is over padding too; else it is over the pixels that
+            exist.
+
+    Returns:
+        Shape (n, ho, wo, c), dtype of `x`; float16 and bfloat16 are summed in float32. A window
+        with nothing but padding gives 0.
+
+    Raises:
+        TypeError: for an array that is not of real floating point dtype, or a size that is not
+            whole.
+        ValueError: for shapes and sizes that do not fit.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from fnnet import avg_pool
+        >>> avg_pool(jnp.arange(16.0).reshape(1, 4, 4, 1), 2)[0, :, :, 0].tolist()
+        [[2.5, 4.5], [10.5, 12.5]]
+    """
+    at = _checked("avg_pool", x, size, stride, padding)
+    if not isinstance(count_include_pad, (bool, np.bool_)):
+        raise TypeError(
+            f"avg_pool: count_include_pad must be True or False; got {describe(count_include_pad)}"
+        )
+    include = bool(count_include_pad)
+    return _avg_pool(
+        jnp.asarray(x), at.size, stride=at.stride, padding=at.pads, count_include_pad=include
+    )
+
+
+def _windows(op: str, x: Any, size: Any, stride: Any, padding: Any) -> Windows:
+    return Windows.of(op, jnp.shape(x), size, size if stride is None else stride, padding)
+
+
+def _max_pool_forward(
+    x: jax.Array, size: Pair, *, stride: Pair | None = None, padding: Padding = "VALID"
+) -> jax.Array:
+    planes = _windows("max_pool", x, size, stride, padding).planes(x, -np.inf)
+    best = next(planes)
+    for plane in planes:
+        best = lax.max(best, plane)
+    return best
+
+
+def max_pool_fwd(
+    x: jax.Array, size: Pair, *, stride: Pair | None = None, padding: Padding = "VALID"
+) -> tuple[jax.Array, MaxPoolResiduals]:
+    """x -> y, residuals."""
+    windows = _windows("max_pool", x, size, stride, padding)
+    planes = windows.planes(x, -np.inf)
+    best = kept = next(planes)
+    dtype = np.min_scalar_type(windows.pixels - 1)
+    number = lax.full_like(best, 0, dtype)
+    for q, plane in enumerate(planes, 1):
+        keep = kept >= plane
+        kept, number = lax.select(keep, kept, plane), jnp.where(keep, number, dtype.type(q))
+        best = lax.max(best, plane)  # `kept` but for NaN
+    return best, (number, Static(windows))
+
+
+def max_pool_bwd(res: MaxPoolResiduals, g: jax.Array) -> tuple[jax.Array]:
+    """residuals, CT y -> CT x."""
+    number, static = res
+    windows: Windows = static.value
+    if windows.tiled and windows.pixels > _FEW:
+        q = np.arange(windows.pixels, dtype=number.dtype).reshape(windows.size)
+        hit = number[:, :, None, :, None] == jnp.asarray(q[None, None, :, None, :, None])
+        return (windows.join_tiles(jnp.where(hit, g[:, :, None, :, None], _zero(g))),)
+    wide = g.astype(accumulator(g))
+    dx = windows.sum_planes(lambda q: jnp.where(number == number.dtype.type(q), wide, _zero(wide)))
+    return (dx.astype(g.dtype),)
+
+
+_max_pool = register(
+    _max_pool_forward, max_pool_fwd, max_pool_bwd, name="max_pool", static_argnames="size"
+)
+
+
+def _avg_pool_forward(
+    x: jax.Array,
+    size: Pair,
+    *,
+    stride: Pair | None = None,
+    padding: Padding = "VALID",
+    count_include_pad: bool = True,
+) -> jax.Array:
+    windows, wide = _windows("avg_pool", x, size, stride, padding), accumulator(x)
+    if windows.tiled:
+        total = windows.tiles(x.astype(wide)).sum((2, 4))
+    else:
+        planes = (plane.astype(wide) for plane in windows.planes(x))
+        total = functools.reduce(lax.add, planes)
+    y: jax.Array = total * _share(windows, count_include_pad, wide)
+    return y.astype(x.dtype)
+
+
+def avg_pool_fwd(
+    x: jax.Array,
+    size: Pair,
+    *,
+    stride: Pair | None = None,
+    padding: Padding = "VALID",
+    count_include_pad: bool = True,
+) -> tuple[jax.Array, AvgPoolResiduals]:
+    """x -> y, residuals."""
+    y = _avg_pool_forward(
+        x, size, stride=stride, padding=padding, count_include_pad=count_include_pad
+    )
+    return y, Static((_windows("avg_pool", x, size, stride, padding), count_include_pad))
+
+
+def avg_pool_bwd(res: AvgPoolResiduals, g: jax.Array) -> tuple[jax.Array]:
+    """residuals, CT y -> CT x."""
+    windows, count_include_pad = res.value
+    each = g.astype(accumulator(g))
+    each = each * _share(windows, count_include_pad, each.dtype)
+    if windows.tiled:
+        each = each.astype(g.dtype)[:, :, None, :, None]
+        n, ho, _, wo, _, c = each.shape
+        kh, kw = windows.size
+        return (windows.join_tiles(jnp.broadcast_to(each, (n, ho, kh, wo, kw, c))),)
+    return (windows.sum_planes(lambda _: each).astype(g.dtype),)
+
+
+_avg_pool = register(
+    _avg_pool_forward, avg_pool_fwd, avg_pool_bwd, name="avg_pool", static_argnames="size"
+)
+
+
+def _share(windows: Windows, count_include_pad: bool, dtype: np.dtype) -> Any:
+    """1 / m: what a pixel counts in the mean of its window."""
+    if count_include_pad or not windows.padded:
+        return dtype.type(1 / windows.pixels)
+    m = np.maximum(windows.pixels_that_exist(), 1)
+    return jnp.asarray((1 / m[None, :, :, None]).astype(dtype))
+
+
+def _zero(g: jax.Array) -> np.ndarray:
+    return np.zeros((), g.dtype)
+
+
+def _checked(op: str, x: Any, size: Any, stride: Any, padding: Any) -> Windows:
+    require_floats(op, x=x)
+    require_image(op, jnp.shape(x))
+    return _windows(op, x, size, stride, padding)

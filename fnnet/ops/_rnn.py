@@ -1,0 +1,146 @@
+"""A recurrent (Elman) layer.
+
+    rnn : x (T, ..., n_in), h0 (..., n_h), wx (n_in, n_h), wh (n_h, n_h), b (n_h)
+          -> h (T, ..., n_h), the states after each step
+
+Axes: t of T steps; p over the batch axes together (the sequences); i of n_in inputs; j, k of n_h
+units.
+
+Forward, from h_0 = h0
+    a_tpk = Σ_i x_tpi wx_ik + b_k + Σ_j h_(t-1)pj wh_jk
+    h_tpk = tanh a_tpk
+    The first sum needs no state: it is one product for all steps, outside of the loop.
+
+Backward, with g_tpk = ∂L/∂h_tpk
+    h_t reaches the loss directly, and through a_(t+1). Call the whole of it e_t:
+        e_tpj = g_tpj + Σ_k da_(t+1)pk wh_jk            with da_(T+1) = 0
+        da_tpk = e_tpk (1 - h_tpk²)                     as tanh' = 1 - tanh²
+    so da runs from the last step to the first, with one product a step. Everything else is a sum
+    over all steps, of what the loop has left behind:
+        dwh_jk = Σ_tp h_(t-1)pj da_tpk        dh0_pj = Σ_k da_1pk wh_jk
+        dwx_ik = Σ_tp x_tpi da_tpk            dx_tpi = Σ_k da_tpk wx_ik           db_k = Σ_tp da_tpk
+    Autodiff adds a dwh up in every step instead: T small products, and T sums of n_h² numbers.
+
+Residuals
+    x, h0, wx, wh: the caller's arrays. h: the result, which gives tanh' without a. Nothing more.
+    float16 and bfloat16 are added up in float32; the states are rounded in each step.
+
+References
+    J. L. Elman, Finding structure in time, Cognitive Science 14 (1990).
+    P. J. Werbos, Backpropagation through time, Proceedings of the IEEE 78 (1990).
+    J. Appleyard, T. Kociský, P. Blunsom, Optimizing performance of recurrent neural networks on
+    GPUs, arXiv:1604.01946: the products that need no state, all at once.
+"""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
+
+from fnnet.ops._checks import require_recurrent
+from fnnet.ops._compiled import compiled
+from fnnet.rules import Like, Precision, Static, accumulator, contract, register, spread, sum_to
+
+Residuals: TypeAlias = tuple[jax.Array, jax.Array, jax.Array, jax.Array, Like, jax.Array, Static]
+
+
+@compiled("precision")
+def rnn(
+    x: Float[Array, "t *batch i"],
+    h0: Float[Array, "*batch h"],
+    wx: Float[Array, "i h"],
+    wh: Float[Array, "h h"],
+    b: Float[Array, " h"],
+    *,
+    precision: Precision = None,
+) -> Float[Array, "t *batch h"]:
+    """Recurrent layer ``h_t = tanh(x_t @ wx + h_{t-1} @ wh + b)``.
+
+    Args:
+        x: the sequences, time first: shape (T, ..., n_in), real floating point.
+        h0: the state before the first step: shape (..., n_h).
+        wx: shape (n_in, n_h).
+        wh: shape (n_h, n_h).
+        b: shape (n_h,).
+        precision: of the products, as in `jnp.einsum`, forward and backward alike.
+
+    Returns:
+        The states after each step, shape (T, ..., n_h); the last one is ``[-1]``.
+
+    Raises:
+        TypeError: for arrays that are not of real floating point dtype.
+        ValueError: for shapes that do not fit.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from fnnet import rnn
+        >>> x, one = jnp.array([1.0, 0.0])[:, None, None], jnp.ones((1, 1))
+        >>> [f"{h:.4f}" for h in rnn(x, 0 * one, one, one, jnp.zeros(1)).ravel()]
+        ['0.7616', '0.6420']
+    """
+    require_recurrent("rnn", x, h0, wx, wh, b, gates=1)
+    return _rnn(*map(jnp.asarray, (x, h0, wx, wh, b)), precision=precision)
+
+
+def _forward(
+    x: jax.Array,
+    h0: jax.Array,
+    wx: jax.Array,
+    wh: jax.Array,
+    b: jax.Array,
+    *,
+    precision: Precision = None,
+) -> jax.Array:
+    dtype, wide = jnp.result_type(x, h0, wx, wh, b), accumulator(x, h0, wx, wh, b)
+    a = contract("t...i,ik->t...k", x, wx, dtype=wide, precision=precision)
+    a = (a + jnp.broadcast_to(b.astype(wide), a.shape)).astype(dtype)
+
+    def step(h: jax.Array, a: jax.Array) -> tuple[jax.Array, jax.Array]:
+        u = contract("...j,jk->...k", h, wh, dtype=wide, precision=precision)
+        h = jnp.tanh(a.astype(wide) + u).astype(dtype)
+        return h, h
+
+    return lax.scan(step, spread(h0.astype(dtype), a, wh), a)[1]
+
+
+def rnn_fwd(
+    x: jax.Array,
+    h0: jax.Array,
+    wx: jax.Array,
+    wh: jax.Array,
+    b: jax.Array,
+    *,
+    precision: Precision = None,
+) -> tuple[jax.Array, Residuals]:
+    """x, h0, wx, wh, b -> h, residuals."""
+    h = _forward(x, h0, wx, wh, b, precision=precision)
+    return h, (x, h0, wx, wh, Like.of(b), h, Static(precision))
+
+
+def rnn_bwd(
+    res: Residuals, g: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array, jax.Array]:
+    """residuals, CT h -> CT x, CT h0, CT wx, CT wh, CT b."""
+    x, h0, wx, wh, b, h, static = res
+    precision, wide = static.value, accumulator(g, wh)
+    back = wh.T  # once, not in every step
+
+    def step(e: jax.Array, gh: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        g, h = (v.astype(wide) for v in gh)
+        da = ((e + g) * (1 - h * h)).astype(gh[0].dtype)
+        return contract("...k,kj->...j", da, back, dtype=wide, precision=precision), da
+
+    start = spread(jnp.zeros(h0.shape, wide), g, h, wh)
+    e0, da = lax.scan(step, start, (g, h), reverse=True)
+    before = jnp.concatenate([h0[None].astype(h.dtype), h])[:-1]
+    dx = contract("t...k,ik->t...i", da, wx, like=x, precision=precision)
+    dwx = contract("t...i,t...k->ik", x, da, like=wx, precision=precision)
+    dwh = contract("t...j,t...k->jk", before, da, like=wh, precision=precision)
+    return dx, e0.astype(h0.dtype), dwx, dwh, sum_to(da, b)
+
+
+_rnn = register(_forward, rnn_fwd, rnn_bwd, name="rnn", automatic_axes=True)

@@ -1,0 +1,356 @@
+"""What is special about images: windows, adjoints, ties, groups, and errors about them."""
+
+import functools
+import itertools
+
+import hypothesis.strategies as st
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from jax import lax
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+import fnnet
+from fnnet import avg_pool, conv2d, fold, max_pool, unfold
+from fnnet.proof import reference as twin
+from tests.compare import assert_close, cotangent_like, equations, loss_of
+from tests.ops.test_memory import stored
+
+F = jnp.ones
+IMAGE = ("NHWC", "HWIO", "NHWC")
+WINDOWS = [
+    {"size": 2},
+    {"size": (3, 2), "padding": "SAME"},
+    {"size": 3, "stride": 2, "padding": 1},
+    {"size": 2, "stride": 2, "padding": "SAME"},
+    {"size": (1, 3), "stride": (3, 1), "padding": ((2, 0), (1, 4)), "dilation": (1, 2)},
+    {"size": 4, "padding": 2},
+]
+
+
+def small_integers(seed, *shape):
+    return jnp.asarray(np.random.default_rng(seed).integers(-5, 6, shape), "float64")
+
+
+def primitives(f, *args):
+    return {e.primitive.name for e in equations(jax.make_jaxpr(f)(*args))}
+
+
+@pytest.mark.parametrize("options", WINDOWS, ids=str)
+def test_fold_is_the_adjoint_of_unfold(options):
+    """<unfold(x), p> = <x, fold(p)>, exactly: whole numbers are not rounded."""
+    x = small_integers(0, 2, 7, 5, 3)
+    u = unfold(x, **options)
+    p = small_integers(1, *u.shape)
+    image = fold(p, x.shape, **options)
+    assert float(jnp.vdot(u, p)) == float(jnp.vdot(x, image))
+    # each is the other's backward, to the last bit
+    np.testing.assert_array_equal(jax.vjp(functools.partial(unfold, **options), x)[1](p)[0], image)
+    back = jax.vjp(lambda p: fold(p, x.shape, **options), p)[1](x)[0]
+    np.testing.assert_array_equal(back, u)
+
+
+@pytest.mark.parametrize("options", WINDOWS[:3], ids=str)
+def test_unfold_is_conv_general_dilated_patches_with_channels_last(options):
+    x = small_integers(0, 2, 7, 5, 3)
+    size = np.broadcast_to(options["size"], 2)
+    pads = options.get("padding", "VALID")
+    pads = [(pads, pads)] * 2 if isinstance(pads, int) else pads
+    step = (options.get("stride", 1),) * 2
+    want = lax.conv_general_dilated_patches(x, size, step, pads, dimension_numbers=IMAGE)
+    want = want.reshape(*want.shape[:3], 3, -1).swapaxes(3, 4).reshape(want.shape)
+    np.testing.assert_array_equal(unfold(x, **options), want)
+
+
+def test_no_convolution_in_unfold_and_fold():
+    """Nor a gather or scatter: slices and pads."""
+    x, size = F((2, 6, 6, 3)), 3
+    p = unfold(x, size)
+    for f, at in (
+        (lambda x: unfold(x, size), x),
+        (lambda p: fold(p, x.shape, size), p),
+        (lambda x: conv2d(x, F((3, 3, 3, 2)), form="unfold"), x),
+    ):
+        used = primitives(jax.value_and_grad(loss_of(f)), at)
+        assert not used & {"conv_general_dilated", "gather", "scatter", "scatter-add"}
+    direct = jax.grad(loss_of(lambda x: conv2d(x, F((3, 3, 3, 2)))))
+    assert "conv_general_dilated" in primitives(direct, x)
+
+
+def test_conv2d_of_the_book():
+    x, w = jnp.arange(9.0).reshape(1, 3, 3, 1), jnp.arange(4.0).reshape(2, 2, 1, 1)
+    for form in ("direct", "unfold"):
+        y = conv2d(x, w, padding="VALID", form=form)
+        assert y[0, :, :, 0].tolist() == [[19, 25], [37, 43]]
+
+
+OPTIONS = [  # stride, padding, dilation
+    (1, "SAME", (2, 1)),
+    (1, "VALID", (1, 1)),
+    (2, 1, (1, 2)),
+    ((3, 2), ((0, 2), (3, 1)), (2, 1)),
+    ((3, 2), "SAME", (1, 1)),
+]
+
+
+@pytest.mark.parametrize("form", ["direct", "unfold"])
+@pytest.mark.parametrize("groups", [1, 2, 4])
+def test_conv2d_is_lax_conv(form, groups, key):
+    keys = jax.random.split(key, 3)
+    x, w, b = (
+        jax.random.normal(k, s)
+        for k, s in zip(keys, [(2, 7, 6, 4), (2, 3, 4 // groups, 8), (8,)], strict=True)
+    )
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def passes(f, *args):
+        y, vjp = jax.vjp(f, *args)
+        return y, vjp(cotangent_like(jax.random.key(1), y))
+
+    for stride, padding, dilation in OPTIONS:
+
+        def want(x, w, b, stride=stride, padding=padding, dilation=dilation):
+            y = lax.conv_general_dilated(
+                x,
+                w,
+                np.broadcast_to(stride, 2),
+                [(padding, padding)] * 2 if isinstance(padding, int) else padding,
+                rhs_dilation=dilation,
+                dimension_numbers=IMAGE,
+                feature_group_count=groups,
+            )
+            return y + jnp.broadcast_to(b, y.shape)
+
+        got = functools.partial(
+            conv2d, stride=stride, padding=padding, dilation=dilation, groups=groups, form=form
+        )
+        assert_close(passes(got, x, w, b), passes(want, x, w, b))
+
+
+def test_conv2d_where_autodiff_of_lax_conv_aborts_the_process(key):
+    """XLA's conv-operand-swapper, in JAX 0.10.2 and 0.12.0.1; the twin is the judge."""
+    options = {"stride": 2, "padding": 1, "dilation": (1, 3)}
+    x, w = jax.random.normal(key, (2, 8, 7, 4)), jax.random.normal(key, (2, 3, 4, 6))
+    y, vjp = jax.vjp(functools.partial(conv2d, **options), x, w)
+    g = cotangent_like(key, y)
+    want = twin.conv2d_vjp(*map(np.asarray, (x, w)), None, np.asarray(g), **options)
+    assert_close(tuple(map(np.asarray, vjp(g))), want[:2])
+
+
+def test_low_precision_sums_are_held_in_float32():
+    """4096 ones: bfloat16 stops counting at 256, float16 at 2048."""
+    for dtype, form in itertools.product(("bfloat16", "float16"), ("direct", "unfold")):
+        f = functools.partial(conv2d, padding="VALID", form=form)
+        assert float(f(F((1, 1, 1, 4096), dtype), F((1, 1, 4096, 1), dtype)).sum()) == 4096
+        x = F((1, 64, 64, 1), dtype)
+        total = lambda w, f=f, x=x: f(x, w).astype("float32").sum()  # noqa: E731
+        assert float(jax.grad(total)(F((1, 1, 1, 1), dtype))[0, 0, 0, 0]) == 4096
+        assert float(avg_pool(x, 64)[0, 0, 0, 0]) == 1
+
+
+def reduce_window(x, size, stride, pads):
+    window, step = (1, size, size, 1), (1, stride, stride, 1)
+    return lax.reduce_window(x, -np.inf, lax.max, window, step, [(0, 0), *pads, (0, 0)])
+
+
+@pytest.mark.parametrize("values", [(0.0, 1.0), (-np.inf,), (np.nan, 0.0, 1.0, -np.inf, np.inf)])
+@pytest.mark.parametrize("size_stride_pads", [(2, 2, 0), (3, 1, 1), (3, 2, 0), (5, 5, 2)])
+def test_max_pool_ties_nan_and_inf_as_reduce_window(values, size_stride_pads):
+    size, stride, pad = size_stride_pads
+    x = jnp.asarray(np.random.default_rng(0).choice(values, (2, 10, 10, 3)))
+    y, vjp = jax.vjp(lambda x: max_pool(x, size, stride=stride, padding=pad), x)
+    want, auto = jax.vjp(lambda x: reduce_window(x, size, stride, [(pad, pad)] * 2), x)
+    np.testing.assert_array_equal(y, want)
+    g = cotangent_like(jax.random.key(0), y)
+    assert_close(vjp(g), auto(g))
+
+
+def test_of_equal_pixels_the_first_counts():
+    x = F((1, 4, 4, 1))
+    dx = jax.grad(lambda x: max_pool(x, 2).sum())(x)[0, :, :, 0]
+    assert dx.tolist() == [[1, 0, 1, 0], [0, 0, 0, 0]] * 2
+
+
+@pytest.mark.parametrize(("size", "width"), [(2, 1), (16, 1), (17, 2)])
+def test_max_pool_stores_one_byte_an_output(size, width):
+    """Two beyond 256 pixels a window; and not x, which autodiff of reduce_window keeps."""
+    x = F((2, 34, 34, 3), "float32")
+    outputs = max_pool(x, size).size
+    assert stored(lambda x: max_pool(jnp.sin(x), size), x) == x.nbytes + width * outputs
+    auto = stored(lambda x: reduce_window(jnp.sin(x), size, size, [(0, 0)] * 2), x)
+    assert auto == x.nbytes + x.nbytes
+
+
+def test_linear_ops_store_nothing():
+    x, w = F((2, 6, 6, 3)), F((3, 3, 3, 2))
+    for f in (lambda x: unfold(x, 3), lambda x: avg_pool(x, 2), lambda x: conv2d(x, w)):
+        assert stored(f, x) in (0, w.nbytes)
+        assert stored(lambda x, f=f: f(2 * x), x) in (0, w.nbytes)
+    p = unfold(x, 3)
+    assert stored(lambda p: fold(2 * p, x.shape, 3), p) == 0
+
+
+def test_windows_of_more_than_256_pixels(key):
+    x = jax.random.normal(key, (1, 20, 20, 2))
+    for stride in (1, 17):
+        y, vjp = jax.vjp(lambda x, s=stride: max_pool(x, 17, stride=s), x)
+        g = cotangent_like(key, y)
+        auto = jax.vjp(lambda x, s=stride: reduce_window(x, 17, s, [(0, 0)] * 2), x)[1]
+        assert_close(vjp(g), auto(g))
+
+
+def test_gradient_of_conv2d_on_an_explicit_mesh(key):
+    """Sharded by batch. (Second derivatives there need a batched convolution, which JAX lacks.)"""
+    mesh = jax.make_mesh((2,), ("d",), axis_types=(AxisType.Explicit,))
+    x, w = jax.random.normal(key, (4, 5, 4, 2)), jax.random.normal(key, (3, 2, 2, 3))
+    placed = [jax.device_put(a, NamedSharding(mesh, spec)) for a, spec in ((x, P("d")), (w, P()))]
+    gradient = jax.grad(loss_of(conv2d), (0, 1))
+    want = gradient(x, w)
+    for run in (jax.jit(gradient), jax.jit(jax.grad(jax.checkpoint(loss_of(conv2d)), (0, 1)))):
+        got = run(*placed)
+        assert got[0].sharding.spec == P("d", None, None, None)
+        assert_close(jax.device_get(got), jax.device_get(want))
+
+
+SIDES = st.integers(1, 6)
+
+
+@settings(max_examples=12)
+@given(st.data())
+def test_drawn_windows(data):
+    """Any window on any image: the twin's numbers, or a ValueError where nothing fits."""
+    h, w, kh, kw = (data.draw(SIDES) for _ in range(4))
+    stride = data.draw(st.tuples(st.integers(1, 3), st.integers(1, 3)))
+    pads = st.tuples(st.integers(0, 2), st.integers(0, 2))
+    padding = data.draw(st.sampled_from(["SAME", "VALID"]) | st.tuples(pads, pads))
+    x = small_integers(0, 2, h, w, 2)
+    options = {"stride": stride, "padding": padding}
+    empty = not isinstance(padding, str) or padding == "VALID"
+    (t, b), (l, r) = padding if not isinstance(padding, str) else ((0, 0), (0, 0))
+    fits = not empty or (kh <= h + t + b and kw <= w + l + r)
+    for name in ("unfold", "max_pool", "avg_pool"):
+        op = functools.partial(getattr(fnnet, name), size=(kh, kw), **options)
+        if not fits:
+            with pytest.raises(ValueError, match=f"{name}: a window of {kh}×{kw} pixels is larger"):
+                op(x)
+            continue
+        y, vjp = jax.vjp(op, x)
+        g = small_integers(1, *y.shape)
+        assert_close(np.asarray(y), getattr(twin, name)(np.asarray(x), (kh, kw), **options))
+        want = getattr(twin, f"{name}_vjp")(np.asarray(x), (kh, kw), np.asarray(g), **options)
+        assert_close(tuple(map(np.asarray, vjp(g))), want)
+
+
+X, W = F((2, 5, 5, 4)), F((3, 3, 4, 6))
+WRONG = {
+    "one image": (
+        lambda: max_pool(F((5, 5, 3)), 2),
+        ValueError,
+        r"max_pool: x must have four axes \(n, h, w, c\); got shape \(5, 5, 3\).*x\[None\]",
+    ),
+    "integers": (lambda: avg_pool(np.ones((2, 4, 4, 1), int), 2), TypeError, r"avg_pool: x must"),
+    "a float size": (
+        lambda: unfold(X, 2.0),
+        TypeError,
+        r"unfold: size must be a whole number; got 2.0, a float",
+    ),
+    "a boolean stride": (
+        lambda: max_pool(X, 2, stride=True),
+        TypeError,
+        r"max_pool: stride must be a whole number; got True",
+    ),
+    "three sizes": (lambda: max_pool(X, (2, 2, 2)), ValueError, r"max_pool: size .* got 3 numbers"),
+    "size of none": (lambda: max_pool(X, 0), ValueError, r"size must be at least 1; got 0"),
+    "no size": (lambda: max_pool(X, None), TypeError, r"max_pool: size must be a whole number"),
+    "window too large": (
+        lambda: max_pool(X, 6),
+        ValueError,
+        r"max_pool: a window of 6×6 pixels is larger than the image, 5×5.*SAME",
+    ),
+    "dilated window too large": (
+        lambda: unfold(X, 3, dilation=3),
+        ValueError,
+        r"3×3 pixels, 7×7 with its dilation, is larger",
+    ),
+    "negative padding": (
+        lambda: avg_pool(X, 2, padding=-1),
+        ValueError,
+        r"avg_pool: padding must be at least 0; got -1. To crop, slice x",
+    ),
+    "padding of two numbers": (
+        lambda: avg_pool(X, 2, padding=(1, 2)),
+        ValueError,
+        r"padding must be .* got \(1, 2\). For 1 pixels .*\(\(1, 1\), \(2, 2\)\)",
+    ),
+    "padding in small letters": (
+        lambda: conv2d(X, W, padding="same"),
+        ValueError,
+        r'conv2d: padding must be "SAME", "VALID", .* got \'same\'',
+    ),
+    "no padding": (lambda: conv2d(X, W, padding=None), TypeError, r"padding .* got None"),
+    "channels": (
+        lambda: conv2d(X, F((3, 3, 2, 6))),
+        ValueError,
+        r"conv2d: w of shape \(3, 3, 2, 6\) takes 2 input channels, but x .* has 4.*groups=2",
+    ),
+    "channels first": (
+        lambda: conv2d(F((2, 4, 5, 5)), W),
+        ValueError,
+        r"x seems to be \(n, c, h, w\): pass x.transpose\(0, 2, 3, 1\)",
+    ),
+    "kernel of another order": (
+        lambda: conv2d(X, F((6, 4, 3, 3))),
+        ValueError,
+        r"w seems to be \(c_out, c_in, kh, kw\): pass w.transpose\(2, 3, 1, 0\)",
+    ),
+    "kernel a matrix": (lambda: conv2d(X, F((4, 6))), ValueError, r"conv2d: w must have four axes"),
+    "groups": (
+        lambda: conv2d(X, F((3, 3, 1, 6)), groups=4),
+        ValueError,
+        r"conv2d: groups must divide the c_out = 6 output channels of w; got 4",
+    ),
+    "no groups": (lambda: conv2d(X, W, groups=0), ValueError, r"groups must be at least 1"),
+    "bias": (
+        lambda: conv2d(X, W, F(1)),
+        ValueError,
+        r"conv2d: b must have shape \(c_out,\) = \(6,\); got shape \(1,\)",
+    ),
+    "form": (lambda: conv2d(X, W, form="fft"), ValueError, r'form must be "direct" or "unfold"'),
+    "fold: patches of another shape": (
+        lambda: fold(F((2, 4, 4, 9)), X.shape, 2),
+        ValueError,
+        r"fold: p must have shape \(n, ho, wo, kh\*kw\*c\) = \(2, 4, 4, 16\).*got shape",
+    ),
+    "fold: shape": (
+        lambda: fold(F((2, 4, 4, 16)), (5, 5, 4), 2),
+        ValueError,
+        r"fold: shape must be the images' \(n, h, w, c\); got 3 numbers",
+    ),
+    "fold: an array for shape": (
+        lambda: fold(F((2, 4, 4, 16)), jnp.ones(4), 2),
+        TypeError,
+        r"fold: shape must be known when the op is compiled",
+    ),
+    "count_include_pad": (
+        lambda: avg_pool(X, 2, count_include_pad=None),
+        TypeError,
+        r"avg_pool: count_include_pad must be True or False; got None",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_errors(name):
+    call, kind, message = WRONG[name]
+    with pytest.raises(kind, match=message):
+        call()
+
+
+def test_lists_and_numpy_integers_will_do():
+    x = F((1, 5, 5, 2))
+    want = max_pool(x, (2, 3), stride=2, padding=((0, 1), (1, 0)))
+    got = max_pool(x, [2, 3], stride=np.int64(2), padding=[[0, 1], [1, 0]])
+    assert_close(got, want)

@@ -1,0 +1,158 @@
+"""attention, rnn, gru: what is their own, beside the rows of the table."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType
+from jax.sharding import PartitionSpec as P
+
+import fnnet
+from fnnet import attention, gru, rnn
+from tests.compare import assert_close, loss_of
+from tests.rows.sequences import _attention as plain_attention
+
+ALL = (0, 1, 2)
+
+
+def qkv(n=2, t=10, s=12, heads=4, kv_heads=2, d=3, e=5, dtype="float64"):
+    k1, k2, k3 = jax.random.split(jax.random.key(5), 3)
+    shapes = ((k1, (n, t, heads, d)), (k2, (n, s, kv_heads, d)), (k3, (n, s, kv_heads, e)))
+    return [jax.random.normal(k, shape, dtype) for k, shape in shapes]
+
+
+def both(f):
+    return jax.value_and_grad(loss_of(f), ALL)
+
+
+@pytest.mark.parametrize("block", [1, 3, 4, 12, 100, None])
+@pytest.mark.parametrize("causal", [False, True])
+def test_any_block_gives_the_same(block, causal):
+    args = qkv()
+    assert_close(
+        both(lambda *a: attention(*a, causal=causal, block=block))(*args),
+        both(lambda *a: plain_attention(*a, causal=causal))(*args),
+    )
+
+
+@pytest.mark.parametrize(
+    "shape", [(1, 1, 1, 12), (2, 1, 10, 1), (1, 4, 10, 12), (2, 4, 1, 12), (1, 1, 1, 1)]
+)
+@pytest.mark.parametrize("causal", [False, True])
+def test_masks_of_every_shape(shape, causal):
+    args = qkv()
+    mask = jax.random.bernoulli(jax.random.key(1), 0.6, shape)
+    assert_close(
+        both(lambda *a: attention(*a, mask=mask, causal=causal, block=4))(*args),
+        both(lambda *a: plain_attention(*a, mask=mask, causal=causal))(*args),
+    )
+
+
+def test_a_query_that_may_look_nowhere():
+    q, k, v = qkv()
+    mask = jnp.ones((1, 1, 10, 12), bool).at[0, 0, 3].set(False)
+    out, vjp = jax.vjp(lambda *a: attention(*a, mask=mask, block=4), q, k, v)
+    assert (out[:, 3] == 0).all()
+    dq, dk, dv = vjp(jnp.ones_like(out))
+    assert (dq[:, 3] == 0).all()
+    for d in (dq, dk, dv):
+        assert np.isfinite(d).all()
+    assert np.isfinite(jax.hessian(lambda q: attention(q, k, v, mask=mask).sum())(q)).all()
+
+
+def test_nothing_to_look_at():
+    q, k, v = qkv(s=0)
+    assert (attention(q, k, v) == 0).all()
+    assert [d.shape for d in both(attention)(q, k, v)[1]] == [a.shape for a in (q, k, v)]
+
+
+def test_large_logits_do_not_overflow():
+    q, k, v = qkv()
+    args = (1e4 * q, k, v)
+    assert_close(both(lambda *a: attention(*a, block=4))(*args), both(plain_attention)(*args))
+
+
+def test_the_weights_are_never_held():
+    """A sixth of the plain form's scratch memory at 2,048 positions: compiled, not run."""
+    shape = jax.ShapeDtypeStruct((1, 2048, 4, 64), jnp.float32)
+
+    def temp(f, **options):
+        g = jax.grad(lambda *a: (f(*a, **options) ** 2).sum(), ALL)
+        return jax.jit(g).lower(shape, shape, shape).compile().memory_analysis().temp_size_in_bytes
+
+    for causal in (False, True):
+        assert temp(attention, causal=causal) <= temp(plain_attention, causal=causal) / 6
+    stored = fnnet.memory.residuals(attention, shape, shape, shape)
+    # o, and one number for each query
+    assert stored.stored == (64 + 1) * 4 * 2048 * 4
+
+
+def test_grouped_heads_are_repeated_keys():
+    q, k, v = qkv()
+    repeated = attention(q, jnp.repeat(k, 2, 2), jnp.repeat(v, 2, 2))
+    assert_close(attention(q, k, v), repeated)
+
+
+@pytest.mark.parametrize(("op", "gates"), [(rnn, 1), (gru, 3)])
+def test_weight_gradients_are_one_product(op, gates):
+    """Not one a step: the loop of the backward pass has a single product in it."""
+    t, n, i, h = 7, 2, 3, 4
+    shapes = [(t, n, i), (n, h), (i, gates * h), (h, gates * h), (gates * h,)]
+    args = [jnp.ones(s) for s in shapes]
+    jaxpr = jax.make_jaxpr(jax.grad(lambda *a: op(*a).sum(), tuple(range(5))))(*args)
+    loops = [e for e in _equations(jaxpr.jaxpr) if e.primitive.name == "scan"]
+    inside = [
+        sum(e.primitive.name == "dot_general" for e in _equations(loop.params["jaxpr"].jaxpr))
+        for loop in loops
+    ]
+    assert inside == [1, 1]
+
+
+def _equations(jaxpr):
+    for e in jaxpr.eqns:
+        yield e
+        if e.primitive.name != "scan":
+            for p in jax.tree.leaves(
+                list(e.params.values()), is_leaf=lambda p: hasattr(p, "eqns") or hasattr(p, "jaxpr")
+            ):
+                inner = getattr(p, "jaxpr", p)
+                if hasattr(inner, "eqns"):
+                    yield from _equations(inner)
+
+
+def test_the_state_goes_on():
+    """Two halves one after the other are the whole."""
+    ks = jax.random.split(jax.random.key(0), 5)
+    shapes = [(6, 2, 3), (2, 4), (3, 12), (4, 12), (12,)]
+    x, h0, wx, wh, b = (jax.random.normal(k, s) for k, s in zip(ks, shapes, strict=True))
+    whole = gru(x, h0, wx, wh, b)
+    first = gru(x[:3], h0, wx, wh, b)
+    second = gru(x[3:], first[-1], wx, wh, b)
+    np.testing.assert_allclose(jnp.concatenate([first, second]), whole, rtol=1e-12)
+
+
+def test_no_step_at_all():
+    x, h0, w = jnp.ones((0, 2, 3)), jnp.ones((2, 4)), jnp.ones
+    assert rnn(x, h0, w((3, 4)), w((4, 4)), w(4)).shape == (0, 2, 4)
+    dh0 = jax.grad(lambda h0: gru(x, h0, w((3, 12)), w((4, 12)), w(12)).sum())(h0)
+    assert (dh0 == 0).all()
+
+
+@pytest.mark.parametrize("check_vma", [True, False])
+@pytest.mark.parametrize("spec", [P("d"), P()], ids=["keys cut", "keys whole"])
+def test_blocks_inside_shard_map(check_vma, spec):
+    """The loop over blocks begins with zeros, which vary over no axis; what it adds does."""
+    mesh = jax.make_mesh((2,), ("d",), axis_types=(AxisType.Auto,))
+    q, k, v = qkv(n=2 if spec == P("d") else 1, heads=2)
+    q = jnp.concatenate([q, q + 1])[:2]
+
+    def gradients(f):
+        def loss(*args):
+            return jax.lax.psum(jnp.sin(f(*args)).sum(), "d")
+
+        specs = (P("d"), spec, spec)
+        mapped = jax.shard_map(loss, mesh=mesh, in_specs=specs, out_specs=P(), check_vma=check_vma)
+        return jax.jit(jax.value_and_grad(mapped, ALL))(q, k, v)
+
+    got = gradients(lambda *a: attention(*a, causal=True, block=4))
+    assert_close(got, gradients(lambda *a: plain_attention(*a, causal=True)))

@@ -1,0 +1,18 @@
+"""Planted bugs, and right rules that are easy to accuse: what the checker is tested with.
+
+Each row builds a function and its arguments. A bug names the diagnoses that describe it; a right
+rule names none. The rows are data; the checker knows none of them.
+"""
+
+from . import calls as calls
+from . import dense as dense
+from . import elementwise as elementwise
+from . import harder as harder
+from . import losses as losses
+from . import nets as nets
+from . import right_elementwise as right_elementwise
+from . import right_harder as right_harder
+from . import right_others as right_others
+from . import transforms as transforms
+from .row import BUGS as BUGS
+from .row import RIGHT as RIGHT

@@ -1,0 +1,180 @@
+"""Rows of the table: rnn, gru, attention."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.sharding import PartitionSpec as P
+
+import fnnet
+from fnnet.proof import reference as twin
+from tests.case import Case
+
+
+def _inputs(x: Any, wx: Any, b: Any) -> Any:
+    a = jnp.einsum("t...i,ik->t...k", x, wx)
+    return a + jnp.broadcast_to(b, a.shape)
+
+
+def _rnn(x: Any, h0: Any, wx: Any, wh: Any, b: Any) -> Any:
+    def step(h: Any, a: Any) -> Any:
+        h = jnp.tanh(a + h @ wh)
+        return h, h
+
+    return lax.scan(step, h0, _inputs(x, wx, b))[1]
+
+
+def _gru(x: Any, h0: Any, wx: Any, wh: Any, b: Any) -> Any:
+    def step(h: Any, a: Any) -> Any:
+        (ar, az, an), (ur, uz, un) = jnp.split(a, 3, -1), jnp.split(h @ wh, 3, -1)
+        r, z = jax.nn.sigmoid(ar + ur), jax.nn.sigmoid(az + uz)
+        h = (1 - z) * jnp.tanh(an + r * un) + z * h
+        return h, h
+
+    return lax.scan(step, h0, _inputs(x, wx, b))[1]
+
+
+def _attention(
+    q: Any,
+    k: Any,
+    v: Any,
+    *,
+    causal: bool = False,
+    mask: Any = None,
+    scale: Any = None,
+    block: Any = None,
+) -> Any:
+    """With the whole matrix of weights."""
+    groups = q.shape[2] // k.shape[2]
+    k, v = jnp.repeat(k, groups, 2), jnp.repeat(v, groups, 2)
+    z = jnp.einsum("nthd,nshd->nhts", q, k) * (
+        float(q.shape[-1] ** -0.5) if scale is None else scale
+    )
+    if mask is None and not causal:
+        return jnp.einsum("nhts,nshe->nthe", jax.nn.softmax(z, -1), v)
+    seen = jnp.ones(z.shape, bool) if mask is None else jnp.broadcast_to(mask, z.shape)
+    if causal:
+        seen &= jnp.broadcast_to(jnp.tri(*z.shape[-2:], dtype=bool), z.shape)
+    some = seen.any(-1, keepdims=True)
+    z = jnp.where(seen, z, jnp.where(jnp.broadcast_to(some, z.shape), -jnp.inf, 0.0))
+    p = jnp.where(jnp.broadcast_to(some, z.shape), jax.nn.softmax(z, -1), 0.0)
+    return jnp.einsum("nhts,nshe->nthe", p, v)
+
+
+def _masked(f: Callable[..., Any]) -> Callable[..., Any]:
+    """`f` with a mask that leaves the second query of the first sequence nothing to look at."""
+
+    def masked(q: Any, k: Any, v: Any, **options: Any) -> Any:
+        return f(q, k, v, mask=_mask(q.shape[0], q.shape[1], k.shape[1]), **options)
+
+    return masked
+
+
+def _mask(n: int, t: int, s: int) -> Any:
+    mask = (np.arange(n)[:, None, None] + np.arange(t)[:, None] + np.arange(s)) % 3 > 0
+    mask[:1, 1:2] = False
+    return jnp.asarray(mask[:, None])
+
+
+def _twin_of_one(x: Any, h0: Any, wx: Any, wh: Any, b: Any, g: Any) -> Any:
+    dx, dh0, *rest = twin.rnn_vjp(x[:, None], h0[None], wx, wh, b, g[:, None])
+    return dx[:, 0], dh0[0], *rest
+
+
+_SEQUENCE = P(None, "d")
+
+ROWS = [
+    Case(
+        "rnn",
+        fnnet.rnn,
+        _rnn,
+        shapes=[(3, 8, 4), (8, 6), (4, 6), (6, 6), (6,)],
+        batch=[1, 0, None, None, None],
+        layouts=[(_SEQUENCE, P("d"), P(), P(), P())],
+        big=[(32, 16, 32), (16, 64), (32, 64), (64, 64), (64,)],
+        terms=512,
+        rounded=12,  # three steps; the slope 1 - h² of a rounded state
+        twin=twin.rnn_vjp,
+        any_scale=False,  # of large weights the states saturate, their slopes cancel
+    ),
+    Case(
+        "gru",
+        fnnet.gru,
+        _gru,
+        shapes=[(3, 8, 4), (8, 2), (4, 6), (2, 6), (6,)],
+        batch=[1, 0, None, None, None],
+        layouts=[(_SEQUENCE, P("d"), P(), P(), P())],
+        big=[(32, 16, 32), (16, 64), (32, 192), (64, 192), (192,)],
+        terms=512,
+        rounded=4,
+        twin=twin.gru_vjp,
+        any_scale=False,
+    ),
+    Case(
+        "rnn of one sequence",
+        fnnet.rnn,
+        _rnn,
+        shapes=[(3, 4), (6,), (4, 6), (6, 6), (6,)],
+        batch=[None] * 5,
+        big=[(32, 32), (64,), (32, 64), (64, 64), (64,)],
+        terms=512,
+        rounded=12,
+        twin=_twin_of_one,
+        any_scale=False,
+        variant=True,
+    ),
+    Case(
+        "attention",
+        fnnet.attention,
+        _attention,
+        shapes=[(8, 5, 2, 2), (8, 7, 2, 2), (8, 7, 2, 3)],
+        batch=[0, 0, 0],
+        layouts=[(P("d"), P("d"), P("d"))],
+        big=[(2, 512, 2, 16), (2, 512, 2, 16), (2, 512, 2, 16)],
+        terms=256,
+        recomputed=1,
+        any_scale=False,  # dz is the difference of two sums of products g v
+        rounded=2,
+        twin=twin.attention_vjp,
+    ),
+    Case(
+        "attention, causal, grouped, by blocks",
+        fnnet.attention,
+        _attention,
+        shapes=[(8, 7, 4, 2), (8, 7, 2, 2), (8, 7, 2, 3)],
+        batch=[0, 0, 0],
+        big=[(2, 512, 4, 16), (2, 512, 2, 16), (2, 512, 2, 16)],
+        terms=256,
+        recomputed=1,
+        any_scale=False,
+        poisoned=[],  # blocks that nobody sees are not looked at: they cannot spoil a sum
+        rounded=2,
+        options={"causal": True, "block": 3, "scale": 0.3},
+        twin=lambda *args: twin.attention_vjp(*args, causal=True, scale=0.3),
+        variant=True,
+    ),
+    Case(
+        "attention, masked, by blocks",
+        fnnet.attention,
+        _attention,
+        adapt=_masked,
+        shapes=[(8, 5, 2, 2), (8, 7, 2, 2), (8, 7, 2, 3)],
+        batch=[0, 0, 0],
+        big=[(2, 512, 2, 16), (2, 512, 2, 16), (2, 512, 2, 16)],
+        terms=256,
+        recomputed=1,
+        any_scale=False,
+        poisoned=[],  # blocks that nobody sees are not looked at: they cannot spoil a sum
+        rounded=2,
+        options={"block": 4},
+        twin=lambda q, k, v, g: twin.attention_vjp(
+            q, k, v, g, mask=np.asarray(_mask(q.shape[0], q.shape[1], k.shape[1]))
+        ),
+        variant=True,
+    ),
+]

@@ -22,10 +22,23 @@ CASES = [
 OP_NAMES = sorted({case.op_name for case in CASES})
 
 
-def each_case(*, where: Callable[[Case], bool] = lambda case: True) -> Any:
-    """Run a test for every row, or for those `where` says."""
-    rows = [case for case in CASES if where(case)]
-    return pytest.mark.parametrize("case", rows, ids=lambda case: case.name)
+def each_case(*, where: Callable[[Case], bool] = lambda case: True, brief: bool = False) -> Any:
+    """Run a test for every row, or for those `where` says.
+
+    Rows of ops beyond the chapter's are marked `further`. Where `brief`, those of them that are
+    variants are marked `thorough`: they take long, and run only when asked for.
+    """
+    rows = [
+        pytest.param(case, id=case.name, marks=_marks(case, brief)) for case in CASES if where(case)
+    ]
+    return pytest.mark.parametrize("case", rows)
+
+
+def _marks(case: Case, brief: bool) -> list[Any]:
+    if case in dense.ROWS:
+        return []
+    thorough = [pytest.mark.thorough] if brief and case.variant else []
+    return [pytest.mark.further, *thorough]
 
 
 def each_op(*, where: Callable[[Case], bool] = lambda case: True) -> Any:

@@ -48,7 +48,7 @@ def test_batch_of_one(case: Case, key):
 
 
 @pytest.mark.parametrize("scale", [1e-150, 1e-8, 1e8, 1e100])
-@each_case(where=lambda case: case.any_scale)
+@each_case(where=lambda case: case.any_scale, brief=True)
 def test_huge_and_tiny(case: Case, scale, key):
     args = [a * scale for a in case.args(key)]
     out, vjp = jax.vjp(case.op, *args)
@@ -59,7 +59,7 @@ def test_huge_and_tiny(case: Case, scale, key):
 
 
 @pytest.mark.parametrize("poison", [np.nan, np.inf, -np.inf])
-@each_case()
+@each_case(brief=True)
 def test_nan_and_inf_pass_as_in_the_plain_function(case: Case, poison, key):
     if np.isinf(poison) and not case.infinities:
         pytest.skip("inf - inf or 0 inf on the way")

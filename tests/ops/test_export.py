@@ -7,7 +7,7 @@ from tests.cases import Case, each_case, each_op
 from tests.compare import assert_close, loss_of
 
 
-@each_case()
+@each_case(brief=True)
 def test_gradient_lowers_for_every_platform(case: Case, key):
     args = case.args(key, "float32")
     gradient = jax.jit(jax.grad(loss_of(case.op), tuple(range(len(args)))))

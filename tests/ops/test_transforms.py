@@ -130,7 +130,8 @@ def test_transform(case: Case, transform, key):
     assert_close(run(make(case.op, n))(*args), run(make(case.plain, n))(*args))
 
 
-@each_case()
+# what broadcasts is matmul's own affair
+@each_case(where=lambda case: not case.variant or case.op_name == "matmul")
 def test_vmap_over_each_argument_and_axis(case: Case, key):
     args = case.args(key)
     n = tuple(range(len(args)))
@@ -139,7 +140,7 @@ def test_vmap_over_each_argument_and_axis(case: Case, key):
         found = {}
         for number, arg in enumerate(args):
             # a negative axis is counted from the end before any rule sees it
-            for axis in (0, -1) if case.variant else (*range(arg.ndim + 1), -1):
+            for axis in (*range(arg.ndim + 1), -1):
                 batched = list(args)
                 batched[number] = jnp.stack([arg, jnp.cos(arg), -arg], axis=axis)
                 axes = [axis if i == number else None for i in n]
@@ -165,11 +166,13 @@ def test_vmap_over_all_arguments_twice_and_out_axes(case: Case, key):
         assert_close(make(case.op)(*args), make(case.plain)(*args))
 
 
-@each_case()
+@each_case(brief=True)
 def test_every_choice_of_arguments_to_differentiate(case: Case, key):
     """Right cotangents for each choice; no more matrix products than autodiff, jitted or not."""
     args = case.args(key)
-    for count in range(1, len(args) + 1):
+    # of many arguments: each, each pair, all
+    counts = {1, 2, len(args)} if len(args) > 3 else range(1, len(args) + 1)
+    for count in sorted(counts):
         for n in itertools.combinations(range(len(args)), count):
             hand, auto = (jax.grad(loss_of(f), n) for f in (case.op, case.plain))
             assert_close(jax.jit(hand)(*args), jax.jit(auto)(*args))

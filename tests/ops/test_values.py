@@ -62,7 +62,7 @@ def test_against_the_numpy_twin(case: Case, key):
     assert_close(tuple(map(np.asarray, vjp(g))), tuple(map(np.asarray, twin)))
 
 
-@each_case()
+@each_case(brief=True)
 def test_against_central_differences(case: Case, key):
     """Along random directions; (f(x+h) - f(x-h)) / 2h errs by h² and by rounding / h."""
     args = case.args(key)
@@ -81,7 +81,7 @@ def test_against_central_differences(case: Case, key):
 
 
 @pytest.mark.parametrize("dtype", LOW)
-@each_case()
+@each_case(brief=True)
 def test_low_precision_within_rounding(case: Case, dtype, key):
     """Within the error that rounding explains, elementwise.
 
@@ -137,7 +137,7 @@ def test_kinks(case: Case):
         assert jax.vmap(jax.grad(case.plain))(x).tolist() == list(derivative)
 
 
-@each_case()
+@each_case(brief=True)
 def test_the_op_is_its_own_plain_function(case: Case, key):
     """`plain(op)` differentiates the op's forward text: the same derivative, by autodiff."""
     import fnnet

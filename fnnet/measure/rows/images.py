@@ -84,7 +84,7 @@ ROWS = (
         "conv2d, by unfold",
         partial(ops.conv2d, form="unfold"),
         sizes=_CONVOLUTIONS,
-        peers={"conv patches": lambda: _conv_by_patches, "lax.conv": lambda: _conv},
+        peers={"conv patches": lambda: _conv_by_patches},
     ),
     *(
         Row(

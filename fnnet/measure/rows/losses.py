@@ -38,7 +38,8 @@ def _tokens(key: jax.Array, size: Sequence[int]) -> list[Any]:
 
 
 def _vocabulary(size: Sequence[int]) -> str:
-    return "{} tokens, {} features, {} classes".format(*size)
+    n, d, c = size
+    return f"{n}×{d} {d}×{c}"
 
 
 def _all_logits(x: jax.Array, w: jax.Array, labels: jax.Array) -> jax.Array:
@@ -80,7 +81,6 @@ ROWS = (
         argnums=[0, 1],
         auto=_all_logits,
         peers={"optax": _optax_of_all_logits},
-        eager=False,
     ),
     Row(
         "linear_cross_entropy, recomputed",

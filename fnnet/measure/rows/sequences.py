@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -81,21 +82,18 @@ def _checkpointed_chunks(causal: bool) -> Function:
 
 
 def _attention(name: str, causal: bool) -> Row:
-    def hand(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
-        return ops.attention(q, k, v, causal=causal)
-
     def whole(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
         return whole_attention(q, k, v, causal=causal)
 
     return Row(
         name,
-        hand,
+        partial(ops.attention, causal=True) if causal else ops.attention,
         sizes=[(1024, 4, 64), (2048, 4, 64)],
         draw=_queries,
         words=_heads,
         auto=whole,
         checkpoint=_checkpointed_chunks(causal),
-        eager=False,
+        eager=not causal,
     )
 
 
@@ -106,7 +104,6 @@ ROWS = (
         sizes=[(256, 16, 128, 256), (512, 8, 64, 256)],
         draw=_recurrent(1),
         words=_steps,
-        eager=False,
     ),
     Row(
         "gru",
@@ -114,7 +111,6 @@ ROWS = (
         sizes=[(256, 16, 128, 256), (512, 8, 64, 256)],
         draw=_recurrent(3),
         words=_steps,
-        eager=False,
     ),
     _attention("attention", causal=False),
     _attention("attention, causal", causal=True),

@@ -26,6 +26,7 @@ class Case:
         shapes: of the arguments.
         batch: for each argument, the axis along which it is cut over devices, or None.
         layouts: for each argument, its PartitionSpec on a mesh of axes "d" (2) and "m" (2).
+        plain_needs_mesh: whether autodiff of `plain` fails on an explicit mesh that is not set.
         big: shapes at which memory is compared.
         terms: how many numbers are added up into one number of a result, at `shapes`.
         rounded: how many units of rounding of the largest number come from results on the way that
@@ -59,6 +60,7 @@ class Case:
     terms: int
     layouts: Sequence[Sequence[P]] = ()
     rounded: int = 0
+    plain_needs_mesh: bool = False
     complex_too: bool = False
     scalar: bool = False
     kinks: Sequence[tuple[Sequence[float], Sequence[float]]] = ()

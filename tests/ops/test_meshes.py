@@ -117,10 +117,14 @@ def test_explicit_mesh(case: Case, mesh_set, key):
 
         def check(placed=placed, layout=layout):
             for make in (
-                lambda f: jax.jit(jax.value_and_grad(loss_of(f), n)),
-                lambda f: jax.jit(jax.grad(loss_of(f), 0)),
-                lambda f: jax.jit(jax.grad(jax.checkpoint(loss_of(f)), n)),
-                lambda f: jax.jit(jax.hessian(loss_of(f), 0)),
+                ()
+                if case.plain_needs_mesh and not mesh_set
+                else (
+                    lambda f: jax.jit(jax.value_and_grad(loss_of(f), n)),
+                    lambda f: jax.jit(jax.grad(loss_of(f), 0)),
+                    lambda f: jax.jit(jax.grad(jax.checkpoint(loss_of(f)), n)),
+                    lambda f: jax.jit(jax.hessian(loss_of(f), 0)),
+                )
             ):
                 hand, auto = make(case.op)(*placed), make(case.plain)(*placed)
                 assert_close(jax.device_get(hand), jax.device_get(auto))

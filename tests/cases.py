@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Container, Iterable
 from typing import Any
 
 import pytest
@@ -29,18 +29,33 @@ def each_case(*, where: Callable[[Case], bool] = lambda case: True, brief: bool 
     variants are marked `thorough`: they take long, and run only when asked for.
     """
     rows = [
-        pytest.param(case, id=case.name, marks=_marks(case, brief)) for case in CASES if where(case)
+        pytest.param(case, id=case.name, marks=_marks(case, brief and case.variant))
+        for case in CASES
+        if where(case)
     ]
     return pytest.mark.parametrize("case", rows)
 
 
-def _marks(case: Case, brief: bool) -> list[Any]:
+def _marks(case: Case, thorough: bool) -> list[Any]:
     if case in dense.ROWS:
         return []
-    thorough = [pytest.mark.thorough] if brief and case.variant else []
-    return [pytest.mark.further, *thorough]
+    return [pytest.mark.further, *([pytest.mark.thorough] if thorough else [])]
 
 
 def each_op(*, where: Callable[[Case], bool] = lambda case: True) -> Any:
     """Run a test for one row of every op."""
     return each_case(where=lambda case: not case.variant and where(case))
+
+
+def each_op_with(name: str, values: Iterable[str], *, long: Container[str] = ()) -> Any:
+    """Run a test for one row of every op with each of `values`, its argument `name`.
+
+    For ops beyond the chapter's, those in `long` are marked `thorough`.
+    """
+    rows = [
+        pytest.param(case, value, id=f"{case.name}-{value}", marks=_marks(case, value in long))
+        for case in CASES
+        if not case.variant
+        for value in values
+    ]
+    return pytest.mark.parametrize(("case", name), rows)

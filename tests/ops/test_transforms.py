@@ -8,7 +8,7 @@ import pytest
 from jax import lax
 
 import fnnet
-from tests.cases import Case, each_case, each_op
+from tests.cases import Case, each_case, each_op, each_op_with
 from tests.compare import assert_close, dots, loss_of
 
 TRANSFORMS = {
@@ -35,6 +35,18 @@ TRANSFORMS = {
     "no jit": lambda f, n: _disable_jit(jax.grad(loss_of(f), n)),
 }
 
+# what the others imply for all but the chapter's ops
+FURTHER = (
+    "value_and_grad",
+    "jit of grad",
+    "jacrev of grad",
+    "hessian-vector product",
+    "jit of checkpoint",
+    "scan, the arguments as xs",
+    "switch",
+    "fori, reverse",
+    "vjp of stop_gradient",
+)
 EAGER = ("grad", "grad of jit", "checkpoint", "no jit")
 
 
@@ -119,8 +131,7 @@ def _disable_jit(f):
     return run
 
 
-@pytest.mark.parametrize("transform", TRANSFORMS)
-@each_op()
+@each_op_with("transform", TRANSFORMS, long=FURTHER)
 def test_transform(case: Case, transform, key):
     args = case.args(key)
     n = tuple(range(len(args)))

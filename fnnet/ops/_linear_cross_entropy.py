@@ -164,8 +164,8 @@ def linear_cross_entropy(
     require_labels(
         "linear_cross_entropy", (*jnp.shape(x)[:-1], jnp.shape(w)[1]), labels, weights, options
     )
-    settings = _settings(jnp.shape(x), w, options, softcap, chunk, mode, precision, x, b)
     _require_settings(softcap, chunk, mode, reduction)
+    settings = _settings(jnp.shape(x), w, options, softcap, chunk, mode, precision, x, b)
     return _linear_cross_entropy(
         jnp.asarray(x), jnp.asarray(w), jnp.asarray(labels), b, weights, settings=Static(settings)
     )

@@ -7,15 +7,20 @@ import pytest
 
 import fnnet
 from fnnet import (
+    attention,
     cross_entropy,
     gelu,
+    glu_mlp,
+    gru,
     layer_norm,
     lin,
+    linear_cross_entropy,
     log_softmax,
     matmul,
     mse,
     relu,
     rms_norm,
+    rnn,
     silu,
     softmax,
 )
@@ -177,6 +182,113 @@ WRONG = {
         lambda: layer_norm(F((2, 3)), F(2)),
         ValueError,
         r"layer_norm: scale must have shape \(d,\) = \(3,\).*got shape \(2,\)",
+    ),
+    "rnn: batch first": (
+        lambda: rnn(F((2, 7, 3)), F((2, 4)), F((3, 4)), F((4, 4)), F(4)),
+        ValueError,
+        r"rnn: h0 must have .*batch axes \(7,\) of x.*\(time first\); got shape \(2, 4\)",
+    ),
+    "rnn: one sequence of numbers": (
+        lambda: rnn(F(7), F(4), F((1, 4)), F((4, 4)), F(4)),
+        ValueError,
+        r"rnn: x must have shape \(T, \.\.\., n_in\).*x\[:, None\]",
+    ),
+    "rnn: transposed": (
+        lambda: rnn(F((7, 2, 3)), F((2, 4)), F((4, 3)), F((4, 4)), F(4)),
+        ValueError,
+        r"rnn: wx must have shape \(n_in, n_h\) = \(3, 4\).*got shape \(4, 3\); it seems",
+    ),
+    "rnn: integers": (
+        lambda: rnn(np.ones((7, 2, 3), int), F((2, 4)), F((3, 4)), F((4, 4)), F(4)),
+        TypeError,
+        r"rnn: x must be an array of real",
+    ),
+    "gru: one gate": (
+        lambda: gru(F((7, 2, 3)), F((2, 4)), F((3, 4)), F((4, 12)), F(12)),
+        ValueError,
+        r"gru: wx must have shape \(n_in, 3 n_h\) = \(3, 12\)",
+    ),
+    "attention: three axes": (
+        lambda: attention(F((7, 2, 3)), F((7, 2, 3)), F((7, 2, 3))),
+        ValueError,
+        r"attention: q must have shape \(batch, time, head, feature\); got shape \(7, 2, 3\)",
+    ),
+    "attention: features": (
+        lambda: attention(F((1, 7, 2, 3)), F((1, 7, 2, 4)), F((1, 7, 2, 4))),
+        ValueError,
+        r"attention: k must have q's batch size 1 and q's number of features 3",
+    ),
+    "attention: values": (
+        lambda: attention(F((1, 7, 2, 3)), F((1, 7, 2, 3)), F((1, 6, 2, 3))),
+        ValueError,
+        r"attention: v must have one value for each key",
+    ),
+    "attention: heads": (
+        lambda: attention(F((1, 7, 3, 3)), F((1, 7, 2, 3)), F((1, 7, 2, 3))),
+        ValueError,
+        r"attention: the heads of q, 3, must be a multiple of those of k and v, 2",
+    ),
+    "attention: mask of numbers": (
+        lambda: attention(*[F((1, 7, 2, 3))] * 3, mask=F((1, 1, 7, 7))),
+        TypeError,
+        r"attention: mask must be boolean.*mask > -inf",
+    ),
+    "attention: mask of two axes": (
+        lambda: attention(*[F((1, 7, 2, 3))] * 3, mask=F((7, 7), bool)),
+        ValueError,
+        r"attention: mask must have four axes.*= \(1, 2, 7, 7\); got shape \(7, 7\)",
+    ),
+    "attention: block": (
+        lambda: attention(*[F((1, 7, 2, 3))] * 3, block=0),
+        ValueError,
+        r"attention: block must be a whole number, 1 or more; got 0",
+    ),
+    "glu_mlp: activation": (
+        lambda: glu_mlp(F((2, 3)), F((3, 4)), F((3, 4)), F((4, 3)), activation="tanh"),
+        ValueError,
+        r"glu_mlp: activation must be one of silu, gelu, gelu_tanh, relu; got 'tanh'",
+    ),
+    "glu_mlp: gate and up": (
+        lambda: glu_mlp(F((2, 3)), F((3, 4)), F((3, 5)), F((4, 3))),
+        ValueError,
+        r"glu_mlp: w_gate and w_up must have the same shape",
+    ),
+    "glu_mlp: down": (
+        lambda: glu_mlp(F((2, 3)), F((3, 4)), F((3, 4)), F((5, 3))),
+        ValueError,
+        r"glu_mlp: w_down must have shape \(f, e\) with f = 4.*got shape \(5, 3\)",
+    ),
+    "linear_cross_entropy: distributions": (
+        lambda: linear_cross_entropy(F((2, 3)), F((3, 4)), F((2, 4))),
+        TypeError,
+        r"linear_cross_entropy: labels must be integer classes.*use cross_entropy\(lin",
+    ),
+    "linear_cross_entropy: transposed": (
+        lambda: linear_cross_entropy(F((2, 3)), F((4, 3)), np.zeros(2, int)),
+        ValueError,
+        r"linear_cross_entropy: the last axis of x.*pass w\.T",
+    ),
+    "linear_cross_entropy: labels": (
+        lambda: linear_cross_entropy(F((2, 3)), F((3, 4)), np.zeros(3, int)),
+        ValueError,
+        r"linear_cross_entropy: labels must be .*shape \(2,\)",
+    ),
+    "linear_cross_entropy: forward of each sample": (
+        lambda: linear_cross_entropy(
+            F((2, 3)), F((3, 4)), np.zeros(2, int), mode="forward", reduction="none"
+        ),
+        ValueError,
+        r'mode "forward" is for a loss of one number.*Take mode "recompute"',
+    ),
+    "linear_cross_entropy: chunk": (
+        lambda: linear_cross_entropy(F((2, 3)), F((3, 4)), np.zeros(2, int), chunk="many"),
+        ValueError,
+        r"linear_cross_entropy: chunk must be a whole number, 1 or more; got 'many'",
+    ),
+    "linear_cross_entropy: softcap": (
+        lambda: linear_cross_entropy(F((2, 3)), F((3, 4)), np.zeros(2, int), softcap=0.0),
+        ValueError,
+        r"linear_cross_entropy: softcap must be positive",
     ),
     "rms_norm: scalar": (lambda: rms_norm(1.0), ValueError, r"rms_norm: x must have at least one"),
 }

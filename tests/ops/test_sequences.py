@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import AxisType
+from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import fnnet
@@ -156,3 +156,14 @@ def test_blocks_inside_shard_map(check_vma, spec):
 
     got = gradients(lambda *a: attention(*a, causal=True, block=4))
     assert_close(got, gradients(lambda *a: plain_attention(*a, causal=True)))
+
+
+def test_the_result_is_sharded_as_the_first_argument():
+    """On a mesh of explicit axes, on the leading axes they share."""
+    mesh = jax.make_mesh((2,), ("d",), axis_types=(AxisType.Explicit,))
+    q, k, v = (jax.device_put(a, NamedSharding(mesh, P("d"))) for a in qkv())
+    assert jax.typeof(jax.jit(attention)(q, k, v)).sharding.spec == P("d", None, None, None)
+    x = jax.device_put(jnp.ones((3, 2, 4)), NamedSharding(mesh, P(None, "d")))
+    h0 = jax.device_put(jnp.ones((2, 5)), NamedSharding(mesh, P("d")))
+    w = [jax.device_put(jnp.ones(s), NamedSharding(mesh, P())) for s in ((4, 5), (5, 5), (5,))]
+    assert jax.typeof(jax.jit(rnn)(x, h0, *w)).sharding.spec == P(None, "d", None)

@@ -17,31 +17,21 @@ and of a layer without any the empty tuple.
 """
 
 import math
-import operator
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import DTypeLike
 
+from fnnet.net._image_layers import ConvParams as ConvParams
+from fnnet.net._image_layers import conv as conv
+from fnnet.net._image_layers import max_pool_layer as max_pool_layer
+from fnnet.net._layer import Layer as Layer
+from fnnet.net._layer import Params as Params
+from fnnet.net._layer import no_params, size_of
 from fnnet.net.init import Initializer, kaiming_normal, zeros
-from fnnet.ops import conv2d, layer_norm, lin, max_pool, relu
-
-Params = Any  # a pytree of arrays
-
-
-class Layer(NamedTuple):
-    """A layer: two pure functions.
-
-    Attributes:
-        init: `(key, dtype=float32) -> params`.
-        apply: `(params, x) -> y`.
-    """
-
-    init: Callable[..., Params]
-    apply: Callable[[Params, Array], Array]
+from fnnet.ops import layer_norm, lin, relu
 
 
 class LinearParams(NamedTuple):
@@ -79,7 +69,7 @@ def linear(
     >>> params.w.shape, params.b.shape, layer.apply(params, jnp.ones((5, 3))).shape
     ((3, 2), (2,), (5, 2))
     """
-    n_in, n_out = (_size("linear", name, n) for name, n in (("n_in", n_in), ("n_out", n_out)))
+    n_in, n_out = (size_of("linear", name, n) for name, n in (("n_in", n_in), ("n_out", n_out)))
     name = f"linear({n_in}, {n_out})"
     if not callable(init):
         raise TypeError(f"{name}: init must be an initialiser, got {init!r}")
@@ -111,7 +101,7 @@ def relu_layer() -> Layer:
     >>> relu_layer().apply((), jnp.array([-1.0, 2.0])).tolist()
     [0.0, 2.0]
     """
-    return Layer(_no_params, lambda params, x: relu(x))
+    return Layer(no_params, lambda params, x: relu(x))
 
 
 def flatten() -> Layer:
@@ -129,90 +119,7 @@ def flatten() -> Layer:
         n, *rest = jnp.shape(x)
         return jnp.reshape(x, (n, math.prod(rest)))
 
-    return Layer(_no_params, apply)
-
-
-class ConvParams(NamedTuple):
-    """The parameters of one convolutional layer.
-
-    Attributes:
-        w: kernels (kh, kw, c_in / groups, c_out).
-        b: bias (c_out,), or None for no bias.
-    """
-
-    w: Array
-    b: Array | None
-
-
-def conv(
-    c_in: int,
-    c_out: int,
-    size: int | tuple[int, int],
-    *,
-    bias: bool = True,
-    init: Initializer = kaiming_normal,
-    groups: int = 1,
-    **options: Any,
-) -> Layer:
-    """A convolution of images (n, h, w, c_in) to (n, ho, wo, c_out), through `fnnet.conv2d`.
-
-    Args:
-        c_in: channels of x.
-        c_out: channels of the result.
-        size: of the kernel, a whole number or a pair of height and width.
-        bias: whether there is a b; it starts at 0.
-        init: draws w as a matrix (kh * kw * c_in / groups, c_out): what feeds one output counts.
-        groups: as of `conv2d`.
-        options: the others of `conv2d`: stride, padding, dilation, form, precision.
-
-    Returns:
-        a Layer with ConvParams; `apply` raises ValueError if x does not fit.
-
-    Raises:
-        TypeError: if a size is no whole number, or `init` cannot be called.
-        ValueError: if a size is less than 1, or groups do not divide the channels.
-
-    >>> layer = conv(3, 8, 5, stride=2)
-    >>> params = layer.init(jax.random.key(0))
-    >>> params.w.shape, layer.apply(params, jnp.ones((2, 28, 28, 3))).shape
-    ((5, 5, 3, 8), (2, 14, 14, 8))
-    """
-    c_in, c_out, groups = (
-        _size("conv", name, n) for name, n in (("c_in", c_in), ("c_out", c_out), ("groups", groups))
-    )
-    kh, kw = (_size("conv", "size", k) for k in (size if isinstance(size, tuple) else (size, size)))
-    if c_in % groups or c_out % groups:
-        raise ValueError(f"conv: groups must divide c_in={c_in} and c_out={c_out}, got {groups}")
-    if not callable(init):
-        raise TypeError(f"conv: init must be an initialiser, got {init!r}")
-    shape = (kh, kw, c_in // groups, c_out)
-
-    def init_params(key: Array, dtype: DTypeLike = jnp.float32) -> ConvParams:
-        w = init(key, (math.prod(shape[:3]), c_out), dtype).reshape(shape)
-        return ConvParams(w=w, b=zeros(key, (c_out,), dtype) if bias else None)
-
-    def apply(params: ConvParams, x: Array) -> Array:
-        if jnp.shape(params.w) != shape:
-            raise ValueError(
-                f"conv: w must have shape {shape}, got {jnp.shape(params.w)}: "
-                "these are another layer's parameters"
-            )
-        return conv2d(x, params.w, params.b, groups=groups, **options)
-
-    return Layer(init_params, apply)
-
-
-def max_pool_layer(size: int | tuple[int, int] = 2, **options: Any) -> Layer:
-    """The greatest of each window of images (n, h, w, c), without parameters: `fnnet.max_pool`.
-
-    Args:
-        size: of a window.
-        options: the others of `max_pool`: stride, padding.
-
-    >>> max_pool_layer(2).apply((), jnp.ones((5, 28, 28, 3))).shape
-    (5, 14, 14, 3)
-    """
-    return Layer(_no_params, lambda params, x: max_pool(x, size, **options))
+    return Layer(no_params, apply)
 
 
 class LayerNormParams(NamedTuple):
@@ -234,7 +141,7 @@ def layer_norm_layer(d: int, *, eps: float = 1e-5) -> Layer:
     >>> layer.apply(layer.init(jax.random.key(0)), jnp.eye(3)).shape
     (3, 3)
     """
-    d = _size("layer_norm_layer", "d", d)
+    d = size_of("layer_norm_layer", "d", d)
 
     def init_params(key: Array, dtype: DTypeLike = jnp.float32) -> LayerNormParams:
         return LayerNormParams(scale=jnp.ones(d, dtype), shift=zeros(key, (d,), dtype))
@@ -322,17 +229,3 @@ def parameter_count(params: Params) -> int:
     7850
     """
     return sum(math.prod(jnp.shape(leaf)) for leaf in jax.tree.leaves(params))
-
-
-def _no_params(key: Array, dtype: DTypeLike = jnp.float32) -> tuple[()]:
-    return ()
-
-
-def _size(layer: str, name: str, n: int) -> int:
-    try:
-        size = operator.index(n)
-    except TypeError:
-        raise TypeError(f"{layer}: {name} must be a whole number, got {n!r}") from None
-    if size < 1:
-        raise ValueError(f"{layer}: {name} must be at least 1, got {size}")
-    return size

@@ -149,13 +149,18 @@ class Proof:
         verdict = "exact" if self.exact else f"NOT PROVED, {len(self.differences)} differ"
         failed = [str(claim) for claim in self.claims if claim.differences]
         more = len(failed) - 2
+        entries = _counted(self.entries, "derivative")
         return "\n".join(
             [
-                f"{self.op}: {self.entries} derivatives in {len(self.claims)} claims: {verdict}",
+                f"{self.op}: {entries} in {_counted(len(self.claims), 'claim')}: {verdict}",
                 *failed[:2],
-                *([f" and {more} more claims"] if more > 0 else []),
+                *([f" and {_counted(more, 'more claim')}"] if more > 0 else []),
             ]
         )
+
+
+def _counted(n: int, noun: str) -> str:
+    return f"{n} {noun}{'' if n == 1 else 's'}"
 
 
 def _shortest(*expressions: Any) -> Any:

@@ -7,7 +7,8 @@ If that is 0, the expression is 0 whatever the new variables stand for: so `vani
 wrongly True. (It may be False for an identity that needs a fact it does not use.)
 
 The facts it uses: a^(u + v) = a^u a^v and a^(n u) = (a^u)^n, also for exp; and (a^u)^v = a^(u v) if
-u is not an integer, when a^u is a real function only where a > 0.
+u is not an integer, when a^u is a real function only where a > 0. Where these do not do, also that
+sinh, cosh, tanh are made of exp.
 """
 
 from __future__ import annotations
@@ -25,8 +26,13 @@ def vanishes(expression: Any) -> bool:
     True
     >>> vanishes(sympy.diff(sympy.tanh(x), x) - (1 - sympy.tanh(x)))
     False
+    >>> vanishes(sympy.tanh(x) - (sympy.exp(x) - sympy.exp(-x)) / (sympy.exp(x) + sympy.exp(-x)))
+    True
     """
-    numerator, _ = _Algebra().reduced(sympy.sympify(expression))
+    e = sympy.sympify(expression)
+    numerator, _ = _Algebra().reduced(e)
+    if numerator != 0 and e.has(sympy.functions.elementary.hyperbolic.HyperbolicFunction):
+        numerator, _ = _Algebra().reduced(e.rewrite(sympy.exp))
     return bool(numerator == 0)
 
 

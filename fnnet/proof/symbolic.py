@@ -33,7 +33,7 @@ A rule of your own is proved alike. It is written in NumPy; exp, tanh and the li
 >>> def tanh_vjp(x, g):
 ...     return (g * (1 - tanh(x) ** 2),)
 >>> print(prove("tanh", forward=tanh, vjp=tanh_vjp, cases=[Case({"x": Sym(2, 2)})]))
-tanh: 4 derivatives in 1 claims: exact
+tanh: 4 derivatives in 1 claim: exact
 """
 
 from __future__ import annotations

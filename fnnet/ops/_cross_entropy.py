@@ -21,10 +21,12 @@ Backward. Let a_p = ∂L/∂e_p: it is g_p w_p, or g w_p, or g w_p / Σ w.
         dw_p  = g_p e_p, or g e_p, or g (e_p - loss) / Σ w    w_p is in the quotient twice
 
 Residuals
-    z in its own dtype, the caller's array, and l, one float32 a sample: the softmax is one
-    exponential away from them, so no array of the logits' size is stored. e is stored where dw is
-    asked for, one number a sample again. Labels and weights are the caller's.
-    The one-hot of the labels is compared for on the fly, never scattered.
+    z in its own dtype, the caller's array, and one number a sample: its greatest logit m, or l for
+    distributions, whose own cotangent wants it. The softmax is one exponential and one sum away
+    (with m they are the forward's own: _softmax.py says what that saves), so no array of the
+    logits' size is stored. e is stored where dw is asked for, one number a sample again. Labels and
+    weights are the caller's.
+    The label's logit is gathered; its one-hot is compared for on the fly, never scattered.
 
 References
     C. Szegedy et al., Rethinking the Inception architecture, arXiv:1512.00567 (smoothing).
@@ -41,7 +43,7 @@ from jaxtyping import Array, Float, Num
 
 from fnnet.ops._checks import describe, require_floats
 from fnnet.ops._compiled import compiled
-from fnnet.ops._softmax import log_sum_exp
+from fnnet.ops._softmax import exponentials, greatest
 from fnnet.rules import Static, register
 
 Reduction: TypeAlias = Literal["none", "mean", "sum"]
@@ -106,13 +108,18 @@ def cross_entropy(
         require_floats("cross_entropy", weights=weights)
     options = Options(smoothing, z_loss, ignore_index, reduction)
     require_labels("cross_entropy", jnp.shape(logits), labels, weights, options)
-    return _cross_entropy(
-        jnp.asarray(logits), jnp.asarray(labels), weights, options=Static(options)
-    )
+    return _cross_entropy(jnp.asarray(logits), as_labels(labels), weights, options=Static(options))
 
 
 def _is_distribution(labels: jax.Array) -> bool:
     return jnp.issubdtype(labels.dtype, jnp.floating)
+
+
+def as_labels(given: Any) -> jax.Array:
+    """An array; integers of 8 and 16 bits, which may be too few to count the classes, as int32."""
+    labels: jax.Array = jnp.asarray(given)
+    few = jnp.issubdtype(labels.dtype, jnp.integer) and labels.dtype.itemsize < 4
+    return labels.astype(jnp.int32) if few else labels
 
 
 def counting(labels: jax.Array, options: Options) -> jax.Array | None:
@@ -133,22 +140,41 @@ def _targets(labels: jax.Array, c: int, dtype: Any, options: Options) -> jax.Arr
 
 
 def _each(logits: jax.Array, labels: jax.Array, options: Options) -> tuple[jax.Array, jax.Array]:
-    """e and l, of each sample."""
-    l = log_sum_exp(logits)
+    """e of each sample, and m or l, which the backward pass wants."""
+    m = greatest(logits)
+    _, s = exponentials(logits, m)
+    l = m + jnp.log(s)
+    of = _of_distribution if _is_distribution(labels) else _of_class
+    e = of(logits, labels, l, options)
+    if options.z_loss:
+        e = e + options.z_loss * l[..., 0] ** 2
+    counts = counting(labels, options)
+    if counts is not None:
+        e = jnp.where(counts, e, jnp.zeros((), e.dtype))
+    return e, (l if _is_distribution(labels) else m)[..., 0]
+
+
+def _of_distribution(
+    logits: jax.Array, labels: jax.Array, l: jax.Array, options: Options
+) -> jax.Array:
     t = _targets(labels, logits.shape[-1], l.dtype, options)
     q = logits.astype(l.dtype) - l
     # a class that has no part in t' may have probability 0: 0 times -inf would be NaN
-    e = -jnp.sum(jnp.where(t == 0, jnp.zeros((), l.dtype), t * q), -1)
-    l = l[..., 0]
-    if options.z_loss:
-        e = e + options.z_loss * l * l
-    counts = counting(labels, options)
-    if not _is_distribution(labels):
-        known = (labels >= 0) & (labels < logits.shape[-1])
-        e = jnp.where(known, e, jnp.full((), jnp.nan, e.dtype))
-    if counts is not None:
-        e = jnp.where(counts, e, jnp.zeros((), e.dtype))
-    return e, l
+    return -jnp.sum(jnp.where(t == 0, jnp.zeros((), l.dtype), t * q), -1)
+
+
+def _of_class(logits: jax.Array, labels: jax.Array, l: jax.Array, options: Options) -> jax.Array:
+    """l - (1 - s) z_y - s/c Σ_j z_j: no pass over all classes where there is no smoothing."""
+    c, share = logits.shape[-1], options.smoothing
+    if not c:
+        return jnp.full(labels.shape, jnp.nan, l.dtype)
+    known = (labels >= 0) & (labels < c)
+    at = jnp.where(known, labels, jnp.zeros((), labels.dtype))[..., None]
+    chosen = jnp.take_along_axis(logits, at, -1, mode="clip").astype(l.dtype)
+    e = l - (1 - share) * chosen if share else l - chosen
+    if share:
+        e = e - share / c * jnp.sum(logits, -1, keepdims=True, dtype=l.dtype)
+    return jnp.where(known, e[..., 0], jnp.full((), jnp.nan, e.dtype))
 
 
 def weighted(
@@ -184,10 +210,10 @@ def _forward(
 def _fwd(
     logits: jax.Array, labels: jax.Array, weights: jax.Array | None, *, options: Static
 ) -> tuple[jax.Array, Residuals]:
-    e, l = _each(logits, labels, options.value)
+    e, m = _each(logits, labels, options.value)
     w = weighted(e, labels, weights, options.value)
     loss = reduced(e, w, options.value).astype(logits.dtype)
-    return loss, (logits, labels, weights, l, None if weights is None else e, options)
+    return loss, (logits, labels, weights, m, None if weights is None else e, options)
 
 
 def cross_entropy_fwd(
@@ -202,27 +228,33 @@ def cross_entropy_fwd(
 ) -> tuple[jax.Array, Residuals]:
     """logits, labels -> loss, residuals."""
     options = Options(smoothing, z_loss, ignore_index, reduction)
-    return _fwd(logits, labels, weights, options=Static(options))
+    return _fwd(logits, as_labels(labels), weights, options=Static(options))
 
 
 def cross_entropy_bwd(
     res: Residuals, g: jax.Array
 ) -> tuple[jax.Array, jax.Array | None, jax.Array | None]:
     """residuals, CT loss -> CT logits, CT labels (None for integers), CT weights."""
-    logits, labels, weights, l, e, static = res
+    logits, labels, weights, shift, e, static = res
     options = static.value
-    w = weighted(l, labels, weights, options)
+    w = weighted(shift, labels, weights, options)
     counts = counting(labels, options)
-    g = jnp.broadcast_to(g.astype(l.dtype), l.shape)
-    total = total_weight(w) if options.reduction == "mean" else jnp.ones((), l.dtype)
+    g = jnp.broadcast_to(g.astype(w.dtype), w.shape)
+    total = total_weight(w) if options.reduction == "mean" else jnp.ones((), w.dtype)
 
-    a, l_col = (g * w / total)[..., None], l[..., None]
-    t = _targets(labels, logits.shape[-1], l.dtype, options)
-    q = logits.astype(l.dtype) - l_col
-    pull = jnp.sum(t, -1, keepdims=True) if _is_distribution(labels) else jnp.ones_like(l_col)
+    a = (g * w / total)[..., None]
+    t = _targets(labels, logits.shape[-1], w.dtype, options)
+    if _is_distribution(labels):
+        l = shift[..., None]
+        q = logits.astype(l.dtype) - l
+        powers, s, pull = jnp.exp(q), jnp.ones_like(l), jnp.sum(t, -1, keepdims=True)
+    else:
+        powers, s = exponentials(logits, shift[..., None])
+        l = shift[..., None] + jnp.log(s)
+        pull = jnp.ones_like(l)
     if options.z_loss:
-        pull = pull + 2 * options.z_loss * l_col
-    dz = a * (jnp.exp(q) * pull - t)
+        pull = pull + 2 * options.z_loss * l
+    dz = powers * (a * pull / s) - a * t
     if counts is not None:  # an ignored sample is ignored, whatever its logits
         dz = jnp.where(counts[..., None], dz, jnp.zeros((), dz.dtype))
     dt = dw = None

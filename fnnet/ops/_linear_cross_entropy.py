@@ -57,6 +57,7 @@ from fnnet.ops._compiled import compiled
 from fnnet.ops._cross_entropy import (
     Options,
     Reduction,
+    as_labels,
     counting,
     reduced,
     require_labels,
@@ -167,7 +168,7 @@ def linear_cross_entropy(
     _require_settings(softcap, chunk, mode, reduction)
     settings = _settings(jnp.shape(x), w, options, softcap, chunk, mode, precision, x, b)
     return _linear_cross_entropy(
-        jnp.asarray(x), jnp.asarray(w), jnp.asarray(labels), b, weights, settings=Static(settings)
+        jnp.asarray(x), jnp.asarray(w), as_labels(labels), b, weights, settings=Static(settings)
     )
 
 
@@ -260,7 +261,7 @@ def linear_cross_entropy_fwd(
     """x, w, labels, b, weights -> loss, residuals."""
     options = Options(smoothing, z_loss, ignore_index, reduction)
     settings = _settings(x.shape, w, options, softcap, chunk, mode, precision, x, b)
-    return _fwd(x, w, labels, b, weights, settings=Static(settings))
+    return _fwd(x, w, as_labels(labels), b, weights, settings=Static(settings))
 
 
 def linear_cross_entropy_bwd(

@@ -138,3 +138,19 @@ def test_nothing_counts():
 def test_a_label_that_is_no_class_gives_nan(label):
     """Never a wrong number: under jit no error can be raised."""
     assert jnp.isnan(fnnet.cross_entropy(jnp.ones((2, 3)), jnp.array([0, label])))
+
+
+@pytest.mark.parametrize("dtype", ["int8", "uint8", "int16", "uint32"])
+@pytest.mark.parametrize("op", [fnnet.cross_entropy, fnnet.linear_cross_entropy])
+def test_labels_of_any_integers(op, dtype, key):
+    """More classes than the labels' dtype counts, and a void label as images have it."""
+    args = (jax.random.normal(key, (4, 3)), jax.random.normal(key, (3, 1000)))
+    args = (args[0] @ args[1],) if op is fnnet.cross_entropy else args
+    labels = np.array([0, 5, 127, 3])
+    for options in ({}, {"ignore_index": 127}):
+        both = [
+            jax.value_and_grad(op)(*args, jnp.asarray(labels, d), **options)
+            for d in (dtype, "int64")
+        ]
+        assert_close(*both)
+        assert jnp.isfinite(both[0][0])

@@ -55,7 +55,11 @@ class Arguments:
     """
 
     def __init__(
-        self, signature: inspect.Signature, bound: inspect.BoundArguments, static: frozenset[str]
+        self,
+        signature: inspect.Signature,
+        bound: inspect.BoundArguments,
+        static: frozenset[str],
+        left_out: frozenset[str] = frozenset(),
     ) -> None:
         self.names: list[str] = []
         self.precision = _precision_in_force()
@@ -71,6 +75,8 @@ class Arguments:
 
         for p in signature.parameters.values():
             value = bound.arguments[p.name]
+            if p.name in left_out:
+                continue
             if p.kind is p.VAR_KEYWORD:
                 options |= value
             elif p.kind is p.KEYWORD_ONLY:

@@ -60,7 +60,7 @@ def register(
         name: the op's name in messages and in jaxprs; `forward.__name__` by default.
         static_argnames: positional parameters that are not differentiated and have no cotangent,
             such as an axis. They, and keyword-only parameters (options), are passed to `bwd` too if
-            it has parameters of their names.
+            it has parameters of their names. An option that `fwd` does not take keeps its default.
         automatic_axes: for a forward with loops or slices, which know nothing of shardings: on a
             mesh of explicit axes `forward` and `fwd` run with the axes automatic, as `bwd` always
             does. The result is sharded as the first argument is, on the leading axes it shares.
@@ -98,6 +98,7 @@ def register(
             f"its parameters are {list(signature.parameters)}"
         )
     rule = Rule(name, forward, fwd, bwd, _accepted(bwd), automatic_axes)
+    spare = _spare(signature, fwd)
 
     @functools.wraps(forward)
     def op(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -105,8 +106,10 @@ def register(
             bound = signature.bind(*args, **kwargs)
         except TypeError as e:
             raise TypeError(f"{name}: {e}; its signature is {name}{signature}") from None
+        left_out = spare - bound.arguments.keys()
         bound.apply_defaults()
-        return _call(rule, Arguments(signature, bound, static))  # type: ignore[no-any-return]
+        arguments = Arguments(signature, bound, static, left_out)
+        return _call(rule, arguments)  # type: ignore[no-any-return]
 
     op.__name__ = op.__qualname__ = name
     return op
@@ -118,6 +121,19 @@ def _accepted(bwd: Callable[..., Any]) -> frozenset[str]:
         return frozenset(list(inspect.signature(bwd).parameters)[2:])
     except (TypeError, ValueError):  # some callables tell no signature
         return frozenset()
+
+
+def _spare(signature: inspect.Signature, fwd: Callable[..., Any]) -> frozenset[str]:
+    """Options of forward that `fwd` does not take: jnp.multiply has `out` and `where`, say."""
+    try:
+        taken = inspect.signature(fwd).parameters.values()
+    except (TypeError, ValueError):  # some callables tell no signature
+        return frozenset()
+    if any(p.kind is p.VAR_KEYWORD for p in taken):
+        return frozenset()
+    options = (p for p in signature.parameters.values() if p.kind is p.KEYWORD_ONLY)
+    spare = {p.name for p in options if p.default is not p.empty}
+    return frozenset(spare - {p.name for p in taken})
 
 
 def _call(rule: Rule, arguments: Arguments) -> Any:

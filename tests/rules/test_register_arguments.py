@@ -105,6 +105,23 @@ def test_an_option_has_no_derivative():
         jax.grad(lambda t: registered(X, S, times=t).sum())(2.0)
 
 
+def test_options_that_only_forward_takes_keep_their_defaults():
+    """`jnp.multiply` has two, `out` and `where`, that no rule wants."""
+    product = register(
+        jnp.multiply, lambda x, y: (x * y, (x, y)), lambda r, g: (g * r[1], g * r[0])
+    )
+    assert jax.grad(product, (0, 1))(2.0, 3.0) == (3.0, 2.0)
+    with pytest.raises(TypeError, match="where"):
+        jax.grad(product)(2.0, 3.0, where=True)
+
+    def times(x, *, by=2.0):
+        return by * x
+
+    wanted = register(times, lambda x, *, by: (by * x, by), lambda by, g: (by * g,))
+    assert jax.grad(wanted)(1.0) == 2.0
+    assert jax.grad(wanted)(1.0, by=3.0) == 3.0
+
+
 def test_integer_options_in_a_carry():
     def forward(x, *, i):
         return x * i.astype(x.dtype)

@@ -9,6 +9,7 @@ proof       the ops again in NumPy, and proofs of their rules; loads when asked 
 """
 
 import importlib
+import sys
 from types import ModuleType
 
 from fnnet import ops as ops
@@ -41,6 +42,11 @@ from fnnet.ops import softmax as softmax
 from fnnet.ops import unfold as unfold
 from fnnet.rules import plain as plain
 from fnnet.rules import register as register
+
+# `from fnnet.layers import linear` finds them too, as `fnnet.layers` does
+sys.modules.update(
+    {f"fnnet.{m.__name__.rsplit('.', 1)[1]}": m for m in (backprop, init, ladder, layers, memory)}
+)
 
 _ON_DEMAND = ("check", "proof")
 

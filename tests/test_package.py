@@ -1,6 +1,7 @@
 """The house: what imports what, what loads when, and that shapes are what annotations say."""
 
 import ast
+import importlib
 import pathlib
 import subprocess
 import sys
@@ -82,6 +83,7 @@ def test_public_names():
         assert callable(getattr(fnnet, name))
     for module in ("ops", "init", "layers", "backprop", "ladder", "memory", "check", "proof"):
         assert getattr(fnnet, module).__name__.startswith("fnnet.")
+        assert importlib.import_module(f"fnnet.{module}") is getattr(fnnet, module)
     for op in ("matmul", "lin", "relu", "mse"):
         assert getattr(fnnet, op) is getattr(fnnet.ops, op)
         assert callable(getattr(fnnet.ops, f"{op}_fwd"))

@@ -47,15 +47,40 @@ def each_op(*, where: Callable[[Case], bool] = lambda case: True) -> Any:
     return each_case(where=lambda case: not case.variant and where(case))
 
 
-def each_op_with(name: str, values: Iterable[str], *, long: Container[str] = ()) -> Any:
-    """Run a test for one row of every op with each of `values`, its argument `name`.
+def each_case_with(
+    name: str,
+    values: Iterable[Any],
+    *,
+    long: Container[Any] = (),
+    where: Callable[[Case], bool] = lambda case: True,
+    brief: bool = False,
+) -> Any:
+    """Run a test for every row with each of `values`, its argument `name`.
 
-    For ops beyond the chapter's, those in `long` are marked `thorough`.
+    For ops beyond the chapter's, those in `long` are marked `thorough`; variants too where `brief`.
     """
     rows = [
-        pytest.param(case, value, id=f"{case.name}-{value}", marks=_marks(case, value in long))
+        pytest.param(
+            case,
+            value,
+            id=f"{case.name}-{value}",
+            marks=_marks(case, value in long or (brief and case.variant)),
+        )
         for case in CASES
-        if not case.variant
+        if where(case)
         for value in values
     ]
     return pytest.mark.parametrize(("case", name), rows)
+
+
+def each_op_with(
+    name: str,
+    values: Iterable[Any],
+    *,
+    long: Container[Any] = (),
+    where: Callable[[Case], bool] = lambda case: True,
+) -> Any:
+    """Run a test for one row of every op with each of `values`, its argument `name`."""
+    return each_case_with(
+        name, values, long=long, where=lambda case: not case.variant and where(case)
+    )

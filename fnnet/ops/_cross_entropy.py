@@ -269,7 +269,9 @@ def cross_entropy_bwd(
     return dz.astype(logits.dtype), dt, dw
 
 
-_cross_entropy = register(_forward, _fwd, cross_entropy_bwd, name="cross_entropy")
+_cross_entropy = register(
+    _forward, _fwd, cross_entropy_bwd, name="cross_entropy", automatic_axes=True
+)
 
 
 def require_labels(

@@ -12,7 +12,7 @@ from tests.cases import Case, each_case
 from tests.compare import assert_close, cotangent_like, loss_of
 
 
-@each_case(where=lambda case: any(axis is not None for axis in case.batch))
+@each_case(where=lambda case: any(axis is not None for axis in case.batch), brief=True)
 def test_empty_batch(case: Case, key):
     args = [
         a if axis is None else jax.lax.slice_in_dim(a, 0, 0, axis=axis)
@@ -37,7 +37,7 @@ def test_empty_inner_axis():
     assert fnnet.matmul(x, w).tolist() == [[0, 0]] * 3
 
 
-@each_case(where=lambda case: any(axis is not None for axis in case.batch))
+@each_case(where=lambda case: any(axis is not None for axis in case.batch), brief=True)
 def test_batch_of_one(case: Case, key):
     args = [
         a if axis is None else jax.lax.slice_in_dim(a, 0, 1, axis=axis)

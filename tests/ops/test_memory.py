@@ -8,7 +8,7 @@ import pytest
 from jax.ad_checkpoint import checkpoint_policies
 
 import fnnet
-from tests.cases import Case, each_case
+from tests.cases import Case, each_case, each_case_with
 from tests.compare import loss_of
 
 POLICIES = [
@@ -33,8 +33,7 @@ def temp(f, *args) -> int:
     return jax.jit(f).lower(*args).compile().memory_analysis().temp_size_in_bytes
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@each_case()
+@each_case_with("dtype", ["float32", "bfloat16"], brief=True)
 def test_temporary_memory_of_the_gradient(case: Case, dtype, key):
     args = case.args(key, dtype, big=True)
     n = tuple(range(len(args)))

@@ -7,7 +7,7 @@ from jax import lax
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from tests.cases import Case, each_case, each_op
+from tests.cases import Case, each_case, each_op, each_op_with
 from tests.compare import assert_close, loss_of
 
 BATCHED = {"where": lambda case: any(axis is not None for axis in case.batch)}
@@ -29,8 +29,7 @@ def _total(case: Case, f):
 
 
 @pytest.mark.parametrize("check_vma", [True, False])
-@pytest.mark.parametrize("compiled", [False, True])
-@each_op(**BATCHED)
+@each_op_with("compiled", [True, False], long=[False], **BATCHED)
 def test_grad_of_shard_map(case: Case, check_vma, compiled, key):
     mesh = jax.make_mesh((4,), ("d",), axis_types=(AxisType.Auto,))
     args = case.args(key)
@@ -48,8 +47,7 @@ def test_grad_of_shard_map(case: Case, check_vma, compiled, key):
         assert_close(jax.device_get(got), jax.device_get(jax.grad(loss_of(case.plain), n)(*args)))
 
 
-@pytest.mark.parametrize("check_vma", [True, False])
-@each_op(**BATCHED)
+@each_op_with("check_vma", [True, False], long=[False], **BATCHED)
 def test_grad_inside_shard_map(case: Case, check_vma, key):
     mesh = jax.make_mesh((4,), ("d",), axis_types=(AxisType.Auto,))
     args = case.args(key)
@@ -101,8 +99,7 @@ def test_second_order_and_scan_in_shard_map(case: Case, key):
     assert_close(gradient(case.op), gradient(case.plain))
 
 
-@pytest.mark.parametrize("mesh_set", [True, False], ids=["mesh set", "mesh of the arrays"])
-@each_op(where=lambda case: bool(case.layouts))
+@each_op_with("mesh_set", [True, False], long=[False], where=lambda case: bool(case.layouts))
 def test_explicit_mesh(case: Case, mesh_set, key):
     """`jax.make_mesh`'s default: every contraction must know its result's sharding."""
     mesh = jax.make_mesh((2, 2), ("d", "m"), axis_types=(AxisType.Explicit,) * 2)
@@ -142,7 +139,7 @@ def test_explicit_mesh(case: Case, mesh_set, key):
             check()
 
 
-@each_case(where=lambda case: bool(case.layouts))
+@each_case(where=lambda case: bool(case.layouts), brief=True)
 def test_automatic_sharding(case: Case, key):
     mesh = jax.make_mesh((2, 2), ("d", "m"), axis_types=(AxisType.Auto,) * 2)
     args = case.args(key)

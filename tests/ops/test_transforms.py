@@ -46,6 +46,9 @@ FURTHER = (
     "switch",
     "fori, reverse",
     "vjp of stop_gradient",
+    "grad of jit",
+    "cond",
+    "checkpoint",
 )
 EAGER = ("grad", "grad of jit", "checkpoint", "no jit")
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.cases import Case, each_case
+from tests.cases import Case, each_case, each_case_with
 from tests.compare import assert_close, cotangent_like
 
 
@@ -42,7 +42,7 @@ def test_complex_arguments_follow_jax_convention(case: Case, key):
     assert_close(passes(case.op, args, g), passes(case.plain, args, g))
 
 
-@each_case()
+@each_case(brief=True)
 def test_fwd_and_bwd_usable_alone(case: Case, key):
     args = case.args(key)
     out, res = case.fwd(*args)
@@ -80,8 +80,7 @@ def test_against_central_differences(case: Case, key):
         assert slope == pytest.approx(float(jnp.sum(ct * v)), rel=1e-7, abs=1e-9)
 
 
-@pytest.mark.parametrize("dtype", LOW)
-@each_case(brief=True)
+@each_case_with("dtype", LOW, long=["float16"], brief=True)
 def test_low_precision_within_rounding(case: Case, dtype, key):
     """Within the error that rounding explains, elementwise.
 

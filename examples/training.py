@@ -15,6 +15,7 @@ from functools import partial
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
+import jax.numpy as jnp
 import optax
 from jax import Array
 
@@ -29,8 +30,68 @@ class State(NamedTuple):
     opt_state: optax.OptState
 
 
+def leaf_name(path: tuple[Any, ...]) -> str:
+    """The name of a leaf, such as 0.w, from its path in a pytree."""
+    return jax.tree_util.keystr(path, simple=True, separator=".")
+
+
+PRECISIONS: dict[str, Any] = {"float32": jnp.float32, "bf16": jnp.bfloat16}
+
+
+def in_precision(loss: Loss, precision: str) -> Loss:
+    """`loss` computed in this precision, forward and backward, of float32 parameters.
+
+    The parameters are rounded anew at every call, and what a step adds to them may be smaller than
+    bfloat16 would show. Their gradients are float32 again, as the loss is.
+    """
+    dtype = PRECISIONS[precision]
+    if dtype == jnp.float32:
+        return loss
+
+    def rounded(params: Params, x: Array, y: Array) -> Array:
+        return loss(*cast((params, x, y), dtype)).astype(jnp.float32)
+
+    return rounded
+
+
+def cast(tree: Any, dtype: Any) -> Any:
+    """The floating-point leaves in another dtype."""
+    return jax.tree.map(
+        lambda a: jnp.asarray(a, dtype) if jnp.issubdtype(a.dtype, jnp.floating) else a, tree
+    )
+
+
 Step: TypeAlias = Callable[[State, Array, Array], tuple[State, Array]]
 Epoch: TypeAlias = Callable[..., tuple[State, Array]]
+
+
+@dataclass(frozen=True)
+class Chunks:
+    """A run cut into chunks, each one compiled program.
+
+    Attributes:
+        steps: iterations in the whole run.
+        size: iterations in a chunk; the last one may be shorter.
+
+    Example:
+        >>> chunks = Chunks(steps=100, size=62)
+        >>> len(chunks), [(chunks.steps_in(i), chunks.steps_after(i)) for i in (1, 2)]
+        (2, [(62, 62), (38, 100)])
+    """
+
+    steps: int
+    size: int
+
+    def __len__(self) -> int:
+        return -(-self.steps // self.size)
+
+    def steps_in(self, number: int) -> int:
+        """Iterations in this chunk, counted from 1."""
+        return min(self.size, self.steps - (number - 1) * self.size)
+
+    def steps_after(self, number: int) -> int:
+        """Iterations done when this chunk ends."""
+        return min(self.steps, number * self.size)
 
 
 @dataclass(frozen=True)
@@ -80,17 +141,37 @@ class Plan:
         return self.images % self.batch_size
 
     @property
+    def chunks(self) -> Chunks:
+        """The epochs."""
+        return Chunks(self.steps, self.steps_per_epoch)
+
+    @property
     def epochs(self) -> int:
         """Epochs begun: the last one may be shorter than the others."""
-        return -(-self.steps // self.steps_per_epoch)
+        return len(self.chunks)
 
     def steps_in(self, epoch: int) -> int:
         """Iterations in this epoch, counted from 1."""
-        return min(self.steps_per_epoch, self.steps - (epoch - 1) * self.steps_per_epoch)
+        return self.chunks.steps_in(epoch)
 
     def steps_after(self, epoch: int) -> int:
         """Iterations done when this epoch ends."""
-        return min(self.steps, epoch * self.steps_per_epoch)
+        return self.chunks.steps_after(epoch)
+
+    def __str__(self) -> str:
+        """The plan in words."""
+        epochs = f"{self.epochs} epoch{'s' * (self.epochs > 1)}"
+        last = self.steps_in(self.epochs)
+        cut = f", only {last} in the last" if last < self.steps_per_epoch else ""
+        left = (
+            f"; each epoch shuffles, and leaves out {self.left_out} images, others each time"
+            if self.left_out
+            else "; each epoch shuffles and uses every image"
+        )
+        return (
+            f"{epochs} of {self.steps_per_epoch} steps{cut}: {self.steps} steps of "
+            f"{self.batch_size} images{left}"
+        )
 
 
 def make_optimizer(learning_rate: float, steps: int) -> optax.GradientTransformation:

@@ -42,9 +42,14 @@ def _marks(case: Case, thorough: bool) -> list[Any]:
     return [pytest.mark.further, *([pytest.mark.thorough] if thorough else [])]
 
 
-def each_op(*, where: Callable[[Case], bool] = lambda case: True) -> Any:
-    """Run a test for one row of every op."""
-    return each_case(where=lambda case: not case.variant and where(case))
+def each_op(*, where: Callable[[Case], bool] = lambda case: True, long: bool = False) -> Any:
+    """Run a test for one row of every op; where `long`, beyond the chapter's ops, if asked for."""
+    rows = [
+        pytest.param(case, id=case.name, marks=_marks(case, long))
+        for case in CASES
+        if not case.variant and where(case)
+    ]
+    return pytest.mark.parametrize("case", rows)
 
 
 def each_case_with(

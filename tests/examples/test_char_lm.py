@@ -30,7 +30,7 @@ def test_smoke(model, tmp_path, capsys):
     args = ["--smoke", "--model", model, "--workdir", str(tmp_path), "--reports", "2"]
     assert char_lm.main([*args, "--steps", "30", "--target-bpc", "5.5"]) == 0
     out = capsys.readouterr().out
-    assert "gradients         by hand and by jax.grad" in out
+    assert "gradients         by hand in float32 and by jax.grad" in out
     header, *reports = map(json.loads, (tmp_path / "metrics.jsonl").read_text().splitlines())
     assert header["kind"] == "header"
     assert header["flags"]["model"] == model
@@ -40,6 +40,16 @@ def test_smoke(model, tmp_path, capsys):
     assert sample.startswith(char_lm.PROMPT)
     assert len(sample) == len(char_lm.PROMPT) + char_lm.WRITTEN + 1
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("model", ["transformer", "gru", "rnn"])
+def test_bf16(model, tmp_path, capsys):
+    args = ["--smoke", "--model", model, "--workdir", str(tmp_path), "--precision", "bf16"]
+    assert char_lm.main([*args, "--reports", "1", "--steps", "20"]) == 0
+    out = capsys.readouterr().out
+    assert "gradients         by hand in bf16 and by jax.grad" in out
+    _, report = map(json.loads, (tmp_path / "metrics.jsonl").read_text().splitlines())
+    assert report["valid_bits"] < report["train_bits"] < math.log2(100)
 
 
 def test_target_missed(tmp_path, capsys):
@@ -87,10 +97,10 @@ def test_corpus():
 
 def test_windows_follow():
     text = np.arange(50)
-    x, y = char_lm.windows(jax.random.key(0), text, 7, 10)
+    x, y = corpus.windows(jax.random.key(0), text, 7, 10)
     assert x.shape == (7, 10)
     assert (y == x + 1).all()
-    x, y = char_lm.cut(text, 10)
+    x, y = corpus.cut(text, 10)
     assert x[:, 0].tolist() == [0, 10, 20, 30]
     assert (y == x + 1).all()
 

@@ -41,6 +41,29 @@ def test_every_leaf_in_both_dtypes(rows):
     assert all(row.scale > 0 for row in rows)
 
 
+def test_bfloat16_is_held_against_float32(case):
+    """Its bound is of its own roundings: far from nothing, and too small for a wrong rule."""
+    right = gradients.compare(backprop.loss, backprop.forward_and_backward, *case, bf16=True)
+    assert [row.dtype for row in right[::5]] == ["bfloat16", "float32", "float64"]
+    assert all(row.ok for row in right)
+    assert all(1e-5 < row.relative < 0.03 for row in right[1:5])
+    assert {row.bound for row in right[:5]} == {4 * 2 * 2 * 2**-7}
+    wrong = gradients.compare(wrong_loss(1.2), backprop.forward_and_backward, *case, bf16=True)
+    assert {row.leaf for row in wrong[:5] if not row.ok} == {"0.w", "0.b", "1.w", "1.b"}
+
+
+def test_any_loss_in_its_precisions(case):
+    lines = gradients.compare_losses(backprop.loss, *case, precision="bf16")
+    assert [line.split(" by jax")[0] for line in lines] == [
+        "gradients         by hand in float32 and",
+        "gradients         by hand in bf16 and",
+    ]
+    assert len(gradients.compare_losses(backprop.loss, *case)) == 1
+    for factor, dtype in ((1.01, "float32"), (-1, "float32")):
+        with pytest.raises(gradients.Failure, match=f"disagree in .*, in {dtype}: by"):
+            gradients.compare_losses(wrong_loss(factor), *case, precision="bf16")
+
+
 def test_scale_is_the_largest_entry_of_the_automatic_gradient(case, rows):
     params, x, y = case
     grads = jax.grad(fnnet.plain(backprop.loss))(params, x, y)

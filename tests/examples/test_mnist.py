@@ -3,13 +3,11 @@
 import contextlib
 import io
 import json
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import data
+import evaluation
 import flags
 import gradients
 import jax
@@ -23,7 +21,7 @@ import training
 import fnnet
 from fnnet import backprop
 
-from .conftest import EXAMPLES
+from .programs import program
 from .test_data import idx
 from .test_training import make_epoch_as_a_loop
 
@@ -62,9 +60,11 @@ def good(workdir):
 def test_exit_code_and_files(good, workdir):
     assert good[0] == 0
     assert sorted(p.name for p in workdir.iterdir()) == [
+        "checkpoints",
         "curves.png",
         "metrics.jsonl",
         "mistakes.png",
+        "params.npz",
     ]
     for name in ("curves.png", "mistakes.png"):
         assert (workdir / name).read_bytes()[:4] == b"\x89PNG"
@@ -95,7 +95,7 @@ def test_metrics_of_each_epoch(good):
 def test_what_is_printed(good):
     out = good[2]
     wanted = ["versions", "backend", "matmul precision", "data", "net", "run", "leaf", "loss"]
-    wanted += ["epoch", "test accuracy", "time", "written"]
+    wanted += ["epoch", "test accuracy", "time", "parameters", "written"]
     starts = [line.split("  ")[0] for line in out.splitlines()]
     assert list(dict.fromkeys(s for s in starts if s in wanted)) == wanted
     assert starts.count("epoch") == 5
@@ -137,13 +137,13 @@ def test_metrics_are_those_of_the_net(tmp_path):
     epoch = make_epoch_as_a_loop(training.make_step(backprop.loss, optimizer), 64)
     state = models.mlp(64, [16], flags.make_initialiser(args.init)).init(init_key)
     state = training.State(state, optimizer.init(state))
-    x, y = digits.train_x, mnist.one_hot(digits.train_y)
+    x, y = digits.train_x, data.one_hot(digits.train_y)
     for number, line in enumerate(map(json.loads, lines), start=1):
         state, losses = epoch(state, x, y, jax.random.fold_in(key, number), steps=22)
         np.testing.assert_allclose(line["train_loss"], np.mean(losses), rtol=1e-5)
         (w1, b1), (w2, b2) = jax.tree.map(np.asarray, state.params)
         outputs = np.maximum(digits.test_x @ w1 + b1, 0) @ w2 + b2
-        loss = np.mean((outputs - mnist.one_hot(digits.test_y)) ** 2)
+        loss = np.mean((outputs - data.one_hot(digits.test_y)) ** 2)
         np.testing.assert_allclose(line["test_loss"], loss, rtol=1e-4)
         right = np.sum(outputs.argmax(1) == digits.test_y)
         assert abs(line["test_accuracy"] * 359 - right) <= 1  # a tie may fall either way
@@ -156,9 +156,10 @@ def test_the_test_set_in_parts(monkeypatch):
     x = rng.random((25, 64), np.float32)
     net = models.mlp(64, [16], fnnet.init.kaiming_normal)
     params = net.init(jax.random.key(0))
-    whole = mnist.predict(net.forward, params, x)
-    monkeypatch.setattr(mnist, "TESTED_AT_ONCE", 10)
-    np.testing.assert_allclose(mnist.predict(net.forward, params, x), whole, rtol=1e-5, atol=1e-6)
+    whole = evaluation.predict(net.forward, params, x)
+    monkeypatch.setattr(evaluation, "TESTED_AT_ONCE", 10)
+    parts = evaluation.predict(net.forward, params, x)
+    np.testing.assert_allclose(parts, whole, rtol=1e-5, atol=1e-6)
 
 
 def test_cnn(tmp_path, capsys):
@@ -174,9 +175,32 @@ def test_cnn(tmp_path, capsys):
 
     net = models.cnn(8, 8, fnnet.init.kaiming_normal)
     params = net.init(jax.random.key(0))
-    x, y = np.random.default_rng(0).random((6, 64), np.float32), mnist.one_hot(np.arange(6))
+    x, y = np.random.default_rng(0).random((6, 64), np.float32), data.one_hot(np.arange(6))
     outputs = np.asarray(net.forward(params, x))
     assert net.error(outputs, y) == pytest.approx(float(net.loss(params, x, y)), rel=1e-5)
+
+
+@pytest.mark.parametrize(("model", "steps"), [("mlp", "66"), ("cnn", "8")])
+def test_bf16(tmp_path, model, steps, capsys):
+    """Learns nearly as well; the table has rows of bfloat16; tests and parameters are float32."""
+    runs = []
+    for name in ("float32", "bf16"):
+        with pytest.MonkeyPatch.context() as patch:
+            if name == "float32":
+                patch.setattr(gradients, "compare", lambda *_, **__: [])
+            args = ["--model", model, "--steps", steps, "--precision", name]
+            code, (header, *epochs) = run(tmp_path / name, *args)
+        assert code == 0
+        runs.append(epochs)
+    dtypes = [row["dtype"] for row in header["gradients"]]
+    assert list(dict.fromkeys(dtypes)) == ["bfloat16", "float32", "float64"]
+    assert all(row["relative"] <= row["bound"] < 0.2 for row in header["gradients"])
+    assert " bfloat16 " in capsys.readouterr().out
+    for a, b in zip(*runs, strict=True):
+        assert a["test_loss"] != b["test_loss"]
+        assert abs(b["test_loss"] / a["test_loss"] - 1) < 0.1
+    with np.load(tmp_path / "bf16/params.npz") as file:
+        assert {file[name].dtype for name in file} == {np.dtype("float32")}
 
 
 def test_zeros_and_two_hidden_layers(tmp_path):
@@ -273,6 +297,7 @@ def test_diverging(tmp_path, capsys):
     assert len(lines) == 1
     error = capsys.readouterr().err
     assert re.search("the loss is (inf|nan) at step 2, in epoch 1: training diverged", error)
+    assert re.search(r"first not finite: the gradient of \d\.[wb], and \d more, in step 2", error)
 
 
 def test_diverging_at_the_very_end(tmp_path, capsys):
@@ -281,6 +306,7 @@ def test_diverging_at_the_very_end(tmp_path, capsys):
     assert code == 1
     error = capsys.readouterr().err
     assert re.search("the test loss is (inf|nan) after epoch 1: training diverged", error)
+    assert "taken once more, these steps leave every gradient and parameter finite" in error
 
 
 def test_weights_too_large_to_begin_with(tmp_path, capsys):
@@ -289,7 +315,7 @@ def test_weights_too_large_to_begin_with(tmp_path, capsys):
 
 
 def test_interrupted(tmp_path, monkeypatch, capsys):
-    def stop(*_):
+    def stop(*_, **__):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(gradients, "compare", stop)
@@ -383,24 +409,10 @@ def test_unusable_data(tmp_path, capsys):
 # As a program.
 
 
-def program(*args: str, cwd: Path, **env: str) -> subprocess.Popen[str]:
-    """Start the script as a user does: without the tests' configuration of JAX, from anywhere."""
-    clean = {k: v for k, v in os.environ.items() if not k.startswith(("XLA_", "JAX_"))}
-    paths = [str(EXAMPLES.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
-    return subprocess.Popen(
-        [sys.executable, str(EXAMPLES / "mnist.py"), *args],
-        cwd=cwd,
-        env={**clean, "PYTHONPATH": os.pathsep.join(paths), "JAX_PLATFORMS": "cpu", **env},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
 def test_smoke_twice_as_a_program(tmp_path):
     """Two processes: the same bits. Nothing but the report is printed."""
     logs = []
-    both = [program("--smoke", "--workdir", name, cwd=tmp_path) for name in "ab"]
+    both = [program("mnist.py", "--smoke", "--workdir", name, cwd=tmp_path) for name in "ab"]
     for name, process in zip("ab", both, strict=True):
         out, error = process.communicate(timeout=120)
         assert (process.returncode, error) == (0, "")
@@ -413,7 +425,7 @@ def test_smoke_twice_as_a_program(tmp_path):
 
 
 def test_errors_as_a_program(tmp_path):
-    process = program("--smoke", cwd=tmp_path, JAX_PLATFORMS="abacus")
+    process = program("mnist.py", "--smoke", cwd=tmp_path, JAX_PLATFORMS="abacus")
     _, error = process.communicate(timeout=120)
     assert process.returncode == 2
     assert error.startswith("mnist.py: error: JAX finds no device: ")

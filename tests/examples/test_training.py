@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from training import (
     Plan,
     State,
+    in_precision,
     make_epoch,
     make_optimizer,
     make_step,
@@ -172,6 +173,56 @@ def test_the_learning_rate_ends_at_zero(arrays, key):
     assert not same_bits(before, start(optimizer).params)
     state, _ = epoch(state, x, y, key, steps=6)
     assert same_bits(before, state.params)
+
+
+# In bfloat16.
+
+
+def equations(jaxpr, name="dot_general"):
+    for eqn in jaxpr.eqns:
+        if eqn.primitive.name == name:
+            yield eqn
+        for value in eqn.params.values():
+            inner = getattr(value, "jaxpr", value)
+            if hasattr(inner, "eqns"):
+                yield from equations(inner, name)
+
+
+def test_bf16_has_float32_parameters_and_its_own_products(arrays):
+    loss = in_precision(backprop.loss, "bf16")
+    optimizer = make_optimizer(1e-2, 6)
+    state = start(optimizer)
+    products = list(equations(jax.make_jaxpr(jax.grad(loss))(state.params, *arrays).jaxpr))
+    assert len(products) == 5  # two forward, three backward
+    assert {v.aval.dtype for eqn in products for v in eqn.invars} == {jnp.dtype("bfloat16")}
+    value, grads = jax.value_and_grad(loss)(state.params, *arrays)
+    plain, exact = jax.value_and_grad(backprop.loss)(state.params, *arrays)
+    assert value.dtype == jnp.float32
+    assert 1e-6 < abs(float(value / plain) - 1) < 1e-2
+    for g, e in zip(jax.tree.leaves(grads), jax.tree.leaves(exact), strict=True):
+        assert g.dtype == jnp.float32
+        assert 1e-5 < float(jnp.abs(g - e).max() / jnp.abs(e).max()) < 0.05
+    state, _ = make_epoch(make_step(loss, optimizer), BATCH)(
+        state, *arrays, jax.random.key(0), steps=6
+    )
+    for leaf in jax.tree.leaves(state):
+        assert leaf.dtype in (jnp.float32, jnp.int32)
+    assert in_precision(backprop.loss, "float32") is backprop.loss
+
+
+def test_small_updates_are_not_lost():
+    """A step below bfloat16's own: float32 parameters add it up."""
+    optimizer = optax.sgd(1e-4)
+
+    def loss(params, x, y):
+        return params["w"] * jnp.ones((), params["w"].dtype)
+
+    step = make_step(in_precision(loss, "bf16"), optimizer)
+    params = {"w": jnp.ones((), jnp.float32)}
+    state = State(params, optimizer.init(params))
+    for _ in range(10):
+        state, _ = step(state, jnp.zeros(1, jnp.float32), jnp.zeros(1, jnp.float32))
+    np.testing.assert_allclose(state.params["w"], 1 - 1e-3, rtol=1e-6)
 
 
 # A relu that the user registered.

@@ -49,6 +49,10 @@ FURTHER = (
     "grad of jit",
     "cond",
     "checkpoint",
+    "jacrev",
+    "grad of grad",
+    "scan, the arguments as constants",
+    "while, forward",
 )
 EAGER = ("grad", "grad of jit", "checkpoint", "no jit")
 
@@ -169,7 +173,7 @@ def test_vmap_over_each_argument_and_axis(case: Case, key):
     assert_close(run(case.op, *args), run(case.plain, *args))
 
 
-@each_op()
+@each_op(long=True)
 def test_vmap_over_all_arguments_twice_and_out_axes(case: Case, key):
     args = [jnp.stack([jnp.stack([a, -a]), jnp.stack([2 * a, jnp.sin(a)])]) for a in case.args(key)]
     n = tuple(range(len(args)))
@@ -195,7 +199,7 @@ def test_every_choice_of_arguments_to_differentiate(case: Case, key):
             assert len(dots(jax.jit(hand), *args)) <= allowed, n
 
 
-@each_op()
+@each_op(long=True)
 def test_one_compiled_function_differentiated_in_two_ways_at_once(case: Case, key):
     """JAX keeps one trace for both; each backward pass must find its own residuals."""
     args = case.args(key)

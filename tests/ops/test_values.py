@@ -80,7 +80,7 @@ def test_against_central_differences(case: Case, key):
         assert slope == pytest.approx(float(jnp.sum(ct * v)), rel=1e-7, abs=1e-9)
 
 
-@each_case_with("dtype", LOW, long=["float16"], brief=True)
+@each_case_with("dtype", LOW, long=["float32", "float16"], brief=True)
 def test_low_precision_within_rounding(case: Case, dtype, key):
     """Within the error that rounding explains, elementwise.
 

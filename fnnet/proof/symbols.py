@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from itertools import pairwise, permutations, product
 from typing import Any, TypeAlias
 
-import mpmath  # type: ignore[import-untyped]  # SymPy's own
+import mpmath  # SymPy's own
 import numpy as np
 import sympy
 

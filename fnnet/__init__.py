@@ -1,6 +1,6 @@
 """Pure neural-net functions for JAX whose gradients are derived by hand.
 
-ops         `lin`, `relu`, `mse`, `matmul`; each file of `fnnet.ops` derives its backward rule
+ops         every op is `fnnet.NAME`; each file of `fnnet.ops` derives its backward rule
 rules       `register`, to give your own function the gradient you derived; `plain`, to take it away
 net         `init`, `layers`, `backprop`, `ladder`: the chapter's machinery, functionally
 measure     `memory`: what an array holds, what a backward pass stores, what a program needs

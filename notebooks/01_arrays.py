@@ -21,9 +21,9 @@
 # **How long it takes.** About 40 minutes to read; it runs in less than a minute on two CPU cores.
 #
 # **What to install.** `fnnet` with the extra `examples`, which brings JAX, NumPy and matplotlib. The
-# next cell does it where it is missing, on Colab too.
+# next cell does it where it is missing, on Colab too once fnnet is on the package index.
 #
-# Every claim below is an `assert`: if a cell runs, what it says is so.
+# What can be asserted is: if a cell runs, what it asserts is so.
 
 # %%
 import importlib.util
@@ -31,7 +31,8 @@ import pathlib
 import subprocess
 import sys
 
-if importlib.util.find_spec("fnnet") is None:
+needed = ("fnnet", "matplotlib")  # what this notebook imports
+if any(importlib.util.find_spec(name) is None for name in needed):
     checkout = pathlib.Path.cwd().resolve().parent
     source = str(checkout) if (checkout / "pyproject.toml").is_file() else "fnnet"
     pip = [sys.executable, "-m", "pip", "install", "-q", f"{source}[examples]"]
@@ -85,14 +86,15 @@ m
 
 # %% [markdown]
 # Random numbers come from a key, which is a value: the same key gives the same numbers, always.
-# There is no generator whose state changes behind one's back.
+# There is no generator whose state changes behind one's back. A key that has been split or drawn
+# from is not used again. (Here one is drawn from twice, to show that nothing changes.)
 
 # %%
 key = jax.random.key(0)
-a, b = jax.random.split(key)
+a, b, c = jax.random.split(key, 3)
 assert (jax.random.normal(a, (3,)) == jax.random.normal(a, (3,))).all()
 assert (jax.random.normal(a, (3,)) != jax.random.normal(b, (3,))).all()
-draws = jax.random.normal(key, (10_000,))
+draws = jax.random.normal(c, (10_000,))
 assert abs(draws.mean()) < 0.05 and abs(draws.std() - 1) < 0.05
 print(f"10,000 draws: mean {draws.mean():+.3f}, standard deviation {draws.std():.3f}")
 
@@ -118,8 +120,9 @@ refused(lambda: jnp.ones((3, 3)) * jnp.ones((2, 3)))
 # ## What an array really is
 #
 # A NumPy array is a row of numbers in memory, the *buffer*, and a way to walk through it: for each
-# axis a *stride*, the number of elements to the next one. `storage` shows both. To transpose, to
-# slice or to broadcast is to walk otherwise through the same buffer. Nothing is copied.
+# axis a *stride*, how far the next one along it is: `storage` counts in elements, NumPy's own
+# `x.strides` in bytes. To transpose, to slice or to broadcast is to walk otherwise through the same
+# buffer. Nothing is copied.
 
 # %%
 x = np.arange(12.0, dtype=np.float32).reshape(3, 4)
@@ -127,6 +130,7 @@ print(storage(x))
 i, j = 2, 1
 row_stride, column_stride = storage(x).strides
 assert x[i, j] == storage(x).contents[row_stride * i + column_stride * j]
+assert x.strides == (row_stride * x.itemsize, column_stride * x.itemsize)
 
 # %%
 row = np.array([10.0, 20, 30], np.float32)
@@ -184,9 +188,9 @@ assert storage(part).held == 8_000_000
 print(storage(part))
 
 # %% [markdown]
-# **JAX arrays have no strides.** Each owns its buffer, in row order; a transpose or a broadcast that
-# is asked for by itself is written out. They can afford it, as we will see: what is compiled
-# together is fused, and the views in between are never made.
+# **JAX arrays have no strides.** Each owns its buffer, on a CPU in row order; a transpose or a
+# broadcast that is asked for by itself is written out. They can afford it, as we will see: what is
+# compiled together is fused, and the views in between are never made.
 
 # %%
 y = jnp.arange(12.0).reshape(3, 4)
@@ -251,7 +255,8 @@ assert not jnp.allclose(wrong.sum(axis=1), 1)
 
 # %% [markdown]
 # And the classic: predictions `(n, 1)` minus targets `(n,)` is `(n, n)`, and its mean square a
-# plausible number. JAX can be told to refuse missing axes; `fnnet.mse` always does.
+# plausible number. JAX can be told to refuse missing axes. `fnnet.mse` broadcasts nothing: a last
+# axis of size 1 of the predictions is dropped, and all other shapes are refused.
 
 # %%
 prediction, target = jnp.arange(4.0)[:, None], jnp.arange(4.0)
@@ -353,9 +358,9 @@ print(memory)
 # %% [markdown]
 # ## Joining, indexing, changing
 #
-# JAX arrays never change. `.at[].set` gives a new array. An index that comes twice is added twice;
-# an index out of bounds is no error, as compiled code cannot raise one: reads are held back to the
-# edge, writes are dropped.
+# JAX arrays never change. `.at[].set` gives a new array. With `.at[].add`, an index that comes
+# twice is added twice; an index out of bounds is no error, as compiled code cannot raise one: reads
+# are held back to the edge, writes are dropped.
 
 # %%
 x = jnp.arange(12.0).reshape(3, 4)

@@ -15,16 +15,17 @@
 # # 2. Matmul, five ways
 #
 # **What it teaches.** A neuron and a layer, and the product they are made of; the product written
-# five ways, each with one loop less, what that is worth and why; how to measure time; what `einsum`
-# means; and the product's gradient, derived by hand.
+# five ways, from three loops to none, what that is worth and why; how to measure time; what
+# `einsum` means; and the product's gradient, derived by hand.
 #
 # **How long it takes.** About 40 minutes to read; it runs in less than a minute on two CPU cores.
 #
 # **What to install.** `fnnet` with the extras `examples` and `symbolic`, which bring JAX, NumPy,
-# matplotlib and SymPy. The next cell does it where they are missing, on Colab too.
+# matplotlib and SymPy. The next cell does it where they are missing, on Colab too once fnnet is
+# on the package index.
 #
-# Every claim below is an `assert`: if a cell runs, what it says is so. Times are printed and drawn,
-# and only where they differ by far is their order asserted.
+# What can be asserted is: if a cell runs, what it asserts is so. Times are printed and drawn, and
+# only where they differ by far is their order asserted.
 
 # %%
 import importlib.util
@@ -32,7 +33,8 @@ import pathlib
 import subprocess
 import sys
 
-if importlib.util.find_spec("fnnet") is None:
+needed = ("fnnet", "matplotlib", "sympy", "threadpoolctl")  # what this notebook imports
+if any(importlib.util.find_spec(name) is None for name in needed):
     checkout = pathlib.Path.cwd().resolve().parent
     source = str(checkout) if (checkout / "pyproject.toml").is_file() else "fnnet"
     pip = [sys.executable, "-m", "pip", "install", "-q", f"{source}[examples,symbolic]"]
@@ -126,8 +128,8 @@ assert [neuron(sample, [row[1] for row in w], b[1]) for sample in x] == [
 # %% [markdown]
 # ### The same as a matrix product
 #
-# The double sum is the matrix product: `x @ w + b`, where `b` is broadcast over the samples. That
-# is `fnnet.lin`.
+# The sum is the matrix product `x @ w`; `b` is added, broadcast over the samples. That is
+# `fnnet.lin`.
 
 # %%
 X, W, B = jnp.array(x), jnp.array(w), jnp.array(b)
@@ -258,9 +260,9 @@ assert python > 2 * compiled
 # %% [markdown]
 # ## Five ways
 #
-# The ladder: each rung hands one more of the three loops to the machine. (In `fnnet.ladder` they
-# are written with checks, and so that they can be compiled and differentiated; here is the heart of
-# them.)
+# The ladder: the first four rungs leave three, two, one and none of the loops to Python; the fifth
+# is the shortest way to write the fourth. (In `fnnet.ladder` they are written with checks, and so
+# that they can be compiled and differentiated; here is the heart of them.)
 
 
 # %%
@@ -385,8 +387,10 @@ peak = tracemalloc.get_traced_memory()[1]
 tracemalloc.stop()
 memory = compiled_memory(all_at_once, *(jnp.asarray(v, "float32") for v in (a, b)))
 products = 100 * 200 * 100
-print(f"{products:,} products: NumPy needs {peak:,} bytes on the way, XLA {memory.temp:,}")
-assert peak >= 8 * products and memory.temp < 4 * products / 20
+print(f"{products:,} products: NumPy needs {peak:,} bytes on the way, XLA {memory.temp}")
+assert peak >= 8 * products
+if jax.default_backend() == "cpu":  # another compiler may plan otherwise
+    assert memory.temp < 4 * products / 20
 
 # %% [markdown]
 # ## Compiled, and mapped
@@ -461,8 +465,10 @@ print(f"NumPy's @ on one thread {duration(alone)}, on as many as it likes {durat
 # What to read from it:
 #
 # * *As written*, time goes with the number of steps that are interpreted. JAX's cost more than
-#   NumPy's: each is sent to a device and checked, which takes microseconds. At the second rung that
-#   is more than Python's own multiplications take. JAX is not made for many small steps.
+#   NumPy's: each is sent to a device and checked, which takes microseconds. The ladder's first rung
+#   turns its arrays into Python's own numbers first; the second makes several JAX calls for each of
+#   the small product's 50 results, and these take more than Python's own multiplications. JAX is
+#   not made for many small steps.
 # * *Compiled*, the loops are no longer Python's, and most of the ladder is climbed at once. But a
 #   compiler translates the loop it is given. Loops over single elements stay loops.
 # * `einsum` and `@` are the same program: both name the *product*, and for that there is code that
@@ -504,7 +510,7 @@ specs = {
     "i,j->ij": "every product of two vectors",
     "i,i->i": "elementwise: repeated, and not summed",
     "i,i->": "the product of two vectors, summed",
-    "i,i,i->": "three times is no more than twice",
+    "i,i,i->": "three factors, by the same rule as two",
     "ij->ji": "the transpose",
     "ij->j": "the sum of each column",
     "ii->i": "the diagonal",
@@ -639,7 +645,7 @@ assert kept.stored == 0 and kept.given == a.nbytes + shared.nbytes
 
 
 def operations(f, *args):
-    return jax.jit(f).lower(*args).compile().cost_analysis()["flops"]
+    return jax.jit(f).lower(*args).compile().cost_analysis().get("flops", 0.0)
 
 
 def forward_and_backward(a, b, g):
@@ -650,15 +656,18 @@ def forward_and_backward(a, b, g):
 big = jnp.ones((200, 200))
 forward, both = operations(matmul, big, big), operations(forward_and_backward, big, big, big)
 print(f"operations: {forward:,.0f} forward, {both:,.0f} forward and backward")
-assert abs(both / forward - 3) < 0.05
+if jax.default_backend() == "cpu":  # elsewhere a product may be a call, which is not counted
+    assert abs(both / forward - 3) < 0.05
 
 # %% [markdown]
-# ### The gradient of any einsum
+# ### The gradient of an einsum
 #
 # The argument did not use that it was a product of matrices. For every operand: the result's term
-# and all the other operands' go in, its own comes out. One case is left: a letter that this operand
-# alone has, and the result lacks, as $i$ in `ij->j`. Every element along it does the same, so the
-# gradient is repeated along it; a factor of ones supplies the letter.
+# and all the other operands' go in, its own comes out. Two cases are left. A letter that this
+# operand alone has, and the result lacks, as $i$ in `ij->j`: every element along it does the same,
+# so the gradient is repeated along it; a factor of ones supplies the letter. And a letter twice in
+# one operand, as in the trace: the gradient lies on the diagonal, which no einsum writes; it is
+# left out here.
 
 
 # %%
@@ -685,6 +694,7 @@ for spec in some.split():
     for own, other in zip(einsum_vjp(spec, operands, g), vjp(g), strict=True):
         assert own.shape == other.shape and jnp.allclose(own, other, rtol=1e-4, atol=1e-5)
     print(f"{spec:<14} equal to jax.vjp")
+refused(lambda: einsum_vjp("ii->i", [jnp.ones((3, 3))], jnp.ones(3)))
 
 # %% [markdown]
 # ## To remember

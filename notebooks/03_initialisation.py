@@ -21,10 +21,11 @@
 # **How long it takes.** About 40 minutes to read; it runs in less than a minute on two CPU cores.
 #
 # **What to install.** `fnnet` with the extras `examples` and `symbolic`, which bring JAX, NumPy,
-# matplotlib and SymPy. The next cell does it where they are missing, on Colab too.
+# matplotlib and SymPy. The next cell does it where they are missing, on Colab too once fnnet is
+# on the package index.
 #
-# Every claim below is an `assert`: if a cell runs, what it says is so. What is random is compared
-# with theory, over several keys and within bands.
+# What can be asserted is: if a cell runs, what it asserts is so. What is random is compared with
+# theory, over several keys and within bands.
 
 # %%
 import importlib.util
@@ -32,7 +33,8 @@ import pathlib
 import subprocess
 import sys
 
-if importlib.util.find_spec("fnnet") is None:
+needed = ("fnnet", "matplotlib", "sympy")  # what this notebook imports
+if any(importlib.util.find_spec(name) is None for name in needed):
     checkout = pathlib.Path.cwd().resolve().parent
     source = str(checkout) if (checkout / "pyproject.toml").is_file() else "fnnet"
     pip = [sys.executable, "-m", "pip", "install", "-q", f"{source}[examples,symbolic]"]
@@ -73,9 +75,8 @@ def near(measured, theory, band):
 # does not matter how $x$ is distributed; only its mean square counts.
 
 # %%
-key = jax.random.key(0)
-x = jax.random.normal(jax.random.fold_in(key, 1), (2000, 100))
-w = jax.random.normal(jax.random.fold_in(key, 2), (100, 100))
+kx, kw = jax.random.split(jax.random.key(0))
+x, w = jax.random.normal(kx, (2000, 100)), jax.random.normal(kw, (100, 100))
 z = lin(x, w)
 print(f"weights of deviation 1: mean {z.mean():+.3f}, deviation {z.std():.2f}; theory 0 and 10")
 assert abs(z.mean()) < 0.3 and near(z.std(), 10, 0.05)
@@ -116,7 +117,7 @@ axes.legend();
 
 # %%
 n, m = 784, 50
-keys = jax.random.split(key, 3)
+keys = jax.random.split(jax.random.key(1), 3)
 x, g = jax.random.normal(keys[0], (500, n)), jax.random.normal(keys[1], (500, m))
 print(f"{'784 to 50':<16}{'s':>8}{'forward':>10}{'theory':>10}{'backward':>10}{'theory':>10}")
 for name, variance in (("lecun", 1 / n), ("xavier", 2 / (n + m)), ("kaiming", 2 / n)):
@@ -134,16 +135,17 @@ for name, variance in (("lecun", 1 / n), ("xavier", 2 / (n + m)), ("kaiming", 2 
 #
 # ## What relu does to it
 #
-# relu throws the negative half away. If $z$ is normal with mean 0 and deviation $s$, the mean of
-# $\mathrm{relu}(z)$ is no longer 0, and its mean square is a half. SymPy does the integrals:
+# relu throws the negative half away. If $z$ is normal with mean 0 and deviation $\sigma$, the mean
+# of $\mathrm{relu}(z)$ is no longer 0, and its mean square is half of $z$'s. SymPy does the
+# integrals:
 
 # %%
-t, s = sympy.symbols("z s", positive=True)
-density = sympy.exp(-(t**2) / (2 * s**2)) / (s * sympy.sqrt(2 * sympy.pi))
+t, sigma = sympy.symbols("z sigma", positive=True)
+density = sympy.exp(-(t**2) / (2 * sigma**2)) / (sigma * sympy.sqrt(2 * sympy.pi))
 mean = sympy.simplify(sympy.integrate(t * density, (t, 0, sympy.oo)))
 square = sympy.simplify(sympy.integrate(t**2 * density, (t, 0, sympy.oo)))
-assert sympy.simplify(mean - s / sympy.sqrt(2 * sympy.pi)) == 0
-assert sympy.simplify(square - s**2 / 2) == 0
+assert sympy.simplify(mean - sigma / sympy.sqrt(2 * sympy.pi)) == 0
+assert sympy.simplify(square - sigma**2 / 2) == 0
 print("mean        ", mean)
 print("mean square ", square)
 print("deviation   ", sympy.simplify(sympy.sqrt(square - mean**2)))
@@ -177,7 +179,7 @@ def one_layer(initialiser, keys):
 
 figure, both = plt.subplots(1, 2, figsize=(11, 3.6), sharey=True, sharex=True, layout="constrained")
 for axes, (name, factor) in zip(both, (("lecun_normal", 1.0), ("kaiming_normal", root))):
-    z = one_layer(getattr(init, name), jax.random.split(key, KEYS))
+    z = one_layer(getattr(init, name), jax.random.split(jax.random.key(2), KEYS))
     a = np.asarray(relu(z))
     assert near(a.mean(), factor * unit_mean, 0.02) and near(a.std(), factor * unit_deviation, 0.02)
     each = a.reshape(KEYS, -1)
@@ -442,9 +444,10 @@ axes.legend(fontsize=8);
 # ## The gradient's way back
 #
 # Backward the factor is $m\,s^2\,E[f'(z)^2]$ a layer, with $m$ outputs. For relu half of the slopes
-# are 1 and half are 0: the same half as forward. So whatever is right for the values is right for
-# the gradients, and what explodes forward explodes backward. (With relu the two worst have no
-# gradient at all: a result that is NaN, or 0, is not positive, and nothing passes it.)
+# are 1 and half are 0: the same half as forward. With $n = m$, as here, whatever is right for the
+# values is right for the gradients, and what explodes forward explodes backward. (With relu the
+# two worst have no gradient at all: a result that is NaN, or 0, is not positive, and nothing passes
+# it.)
 
 # %%
 title = "The gradient, from layer 50 back to layer 1; ×: before it, inf or 0 in some key"
@@ -464,6 +467,7 @@ for panel, name, theory in checks[:6]:
 for name in ("N(0, 1), clipped to ±1", "N(0, 1), batch statistics, relu"):
     print(f"{other_panel + ': ' + name:<62}{back_to_first(other_panel, name):10.1e}")
 assert back_to_first(other_panel, "N(0, 1), clipped to ±1") > 1e15
+assert 1e3 < back_to_first(other_panel, "N(0, 1), batch statistics, relu") < 1e5
 
 # %% [markdown]
 # ## What else keeps it alive
@@ -480,8 +484,8 @@ assert back_to_first(other_panel, "N(0, 1), clipped to ±1") > 1e15
 # A leaky one does.
 
 # %%
-x = jax.random.normal(key, (64, N))
-w = init.kaiming_normal(jax.random.fold_in(key, 5), (N, 50))
+kx, kw, ky, kd = jax.random.split(jax.random.key(5), 4)
+x, w = jax.random.normal(kx, (64, N)), init.kaiming_normal(kw, (N, 50))
 dead = jnp.full(50, -100.0)  # a bias that has been pushed too far
 
 
@@ -537,8 +541,8 @@ def descent(weights, limit):
     return jax.lax.scan(step, weights, None, length=40)[1]
 
 
-y = jax.random.normal(jax.random.fold_in(key, 6), (64, N))
-weights = 0.2 * jax.random.normal(jax.random.fold_in(key, 7), (LAYERS, N, N))
+y = jax.random.normal(ky, (64, N))
+weights = 0.2 * jax.random.normal(kd, (LAYERS, N, N))
 free, bound = (np.asarray(descent(weights, limit)) for limit in (jnp.inf, 1.0))
 assert free[1, 0] > 1e12 and not np.isfinite(free[0, 1:]).any(), "one step, and all is lost"
 assert np.isfinite(bound).all() and near(bound[2], 0.1, 1e-4), "every step has length 0.1"
@@ -572,9 +576,9 @@ assert jnp.isnan(g).any() and jnp.isnan(g * jnp.minimum(1, 1 / norm(g))).all()
 # *Zero stops the gradient.* In a net of two layers, $w_2 = 0$ lets no gradient through to the first
 # layer, and relu(0) = 0 leaves none for $w_2$. All that ever moves is the last bias.
 #
-# *Equal stays equal.* Give all weights of a layer one value other than 0: then all its units
-# compute the same, receive the same gradient, and stay the same for ever. The layer is one unit,
-# however wide. What must be broken is the symmetry; random numbers break it.
+# *Equal stays equal.* Give all weights of every layer one value other than 0: then all units of a
+# hidden layer compute the same, receive the same gradient, and stay the same for ever. The layer is
+# one unit, however wide. What must be broken is the symmetry; random numbers break it.
 
 
 # %%
@@ -584,14 +588,14 @@ def equal(key, shape, dtype=jnp.float32):
 
 @partial(jax.jit, static_argnums=0)
 def train(initialiser):
-    x = jax.random.normal(jax.random.key(1), (128, 4))
+    x = jax.random.normal(jax.random.key(6), (128, 4))
     y = jnp.abs(x).sum(axis=1)
 
     def step(params, _):
         loss, g = backprop.forward_and_backward(params, x, y)
         return jax.tree.map(lambda p, g: p - 0.05 * g, params, g), loss
 
-    params = backprop.init_mlp(jax.random.key(0), (4, 16, 1), initialiser)
+    params = backprop.init_mlp(jax.random.key(7), (4, 16, 1), initialiser)
     return params, *jax.lax.scan(step, params, None, length=300)
 
 

@@ -21,9 +21,10 @@
 # **How long it takes.** About an hour to read; it runs in less than a minute on two CPU cores.
 #
 # **What to install.** `fnnet` with the extras `examples` and `symbolic`, which bring JAX, NumPy,
-# matplotlib and SymPy. The next cell does it where they are missing, on Colab too.
+# matplotlib and SymPy. The next cell does it where they are missing, on Colab too once fnnet is
+# on the package index.
 #
-# Every claim below is an `assert`: if a cell runs, what it says is so.
+# What can be asserted is: if a cell runs, what it asserts is so.
 
 # %%
 import importlib.util
@@ -31,7 +32,8 @@ import pathlib
 import subprocess
 import sys
 
-if importlib.util.find_spec("fnnet") is None:
+needed = ("fnnet", "matplotlib", "sympy")  # what this notebook imports
+if any(importlib.util.find_spec(name) is None for name in needed):
     checkout = pathlib.Path.cwd().resolve().parent
     source = str(checkout) if (checkout / "pyproject.toml").is_file() else "fnnet"
     pip = [sys.executable, "-m", "pip", "install", "-q", f"{source}[examples,symbolic]"]
@@ -92,8 +94,8 @@ def same(a, b, rtol=1e-13):
 #
 # The **forward pass** goes from the inputs to the loss. The **backward pass** goes from the loss to
 # its gradient in every parameter: how much $l$ changes if that parameter does. Neither changes a
-# parameter; that is the optimiser's step, which comes after. Both together, on one batch, are an
-# iteration.
+# parameter; that is the optimiser's step, which comes after. Forward, backward and that step, on
+# one batch, are an iteration.
 
 # %%
 keys = jax.random.split(jax.random.key(0), 4)
@@ -239,7 +241,8 @@ axes.axis("off");
 # where $g = \partial l/\partial l = 1$, because here the chain begins.
 #
 # **Proved**: `prove` lets SymPy differentiate $g \cdot \mathrm{mse}(o, y)$ in every entry, and
-# simplifies the difference to the rule: it must be exactly 0. The formulas are what it found.
+# simplifies the difference to the rule, written once more in NumPy: it must be exactly 0. The
+# formulas are what it found.
 
 # %%
 proof = prove("mse")
@@ -363,7 +366,7 @@ figure.suptitle("All ways from an argument to the loss: blue the factor, orange 
 # | $\sum_p x_{pi} g_{pj}$ | `pi,pj->ij` | `x.T @ g` |
 # | $\sum_p g_{pj}$ | `pj->j` | `g.sum(0)` |
 #
-# The shapes admit nothing else: `w.T @ g` does not fit.
+# Where all sizes differ, the shapes admit nothing else: `w.T @ g` does not fit.
 
 # %%
 proof = prove("lin", cases=[Case({"x": Sym(2, 1), "w": Sym(1, 2), "b": Sym(2)})])
@@ -473,7 +476,7 @@ for arguments, gradients in zip((A, W, B), reference.lin_vjp(A, W, B, g)):
 # ## Two layers, every gradient
 #
 # The whole pass, with nothing automatic in it. Forward, each step keeps what its rule will need;
-# backward, the four rules are called from the loss to the inputs.
+# backward, the rules are called, four times in all, from the loss to the inputs.
 
 
 # %%
@@ -624,12 +627,13 @@ def gradients_only(params, x, y):
 
 
 def operations(f):
-    return jax.jit(f).lower(params, x, y).compile().cost_analysis()["flops"]
+    return jax.jit(f).lower(params, x, y).compile().cost_analysis().get("flops", 0.0)
 
 
 with_loss = operations(lambda *args: (forward_and_backward(*args)[0], gradients_only(*args)))
 without = operations(gradients_only)
-assert without <= with_loss <= 1.001 * without
+if jax.default_backend() == "cpu":  # another compiler may count otherwise
+    assert without <= with_loss <= 1.001 * without
 print(f"operations, compiled: {without:,.0f} without the loss, {with_loss:,.0f} with it")
 
 # %% [markdown]
@@ -707,7 +711,8 @@ axes.set_title("How long each array lives");
 # ### What it costs
 #
 # One activation a layer: the memory grows with depth and with the batch, while the parameters do
-# not grow with the batch at all. This, and not the weights, is what fills a device in training.
+# not grow with the batch at all. With large batches or long sequences this, more than the weights,
+# fills a device (in the largest models weights, gradients and optimiser state do too).
 # `jax.checkpoint` stores nothing of the function it is put around but its arguments, and computes
 # it again on the way back: the same gradient, for one forward pass more. Around a whole net it only
 # puts the storing off; around each block of layers in turn, one block at a time is stored.
@@ -766,9 +771,9 @@ assert same(gradients[0], gradients[1]) and same(gradients[2], gradients[1])
 # ## Four witnesses for each rule
 #
 # A rule derived by hand may be wrong, and then nothing fails: the net trains worse. So each rule
-# here has four witnesses that know nothing of one another: the algebra (above), JAX's own
-# differentiation, a second derivation in NumPy (`fnnet.proof.reference`), and differences: move
-# every number of the argument a little and see what the loss does.
+# here has four witnesses: autodiff, and a second derivation in NumPy (`fnnet.proof.reference`),
+# whose rule is itself proved by algebra (above) and by differences: move every number of the
+# argument a little and see what the loss does.
 
 
 # %%
@@ -849,6 +854,6 @@ axes.set_title("Training by hand, no autodiff");
 # - mse: $\frac2n(o - y)$. lin: `g @ w.T`, `x.T @ g`, `g.sum(0)`. relu: $g$ where $a > 0$.
 # - From the loss backward: each call needs what the one before it gives, and all that lies between
 #   has the shape of a value.
-# - What is stored are the factors of products: activations. They, not weights, fill the memory.
+# - What is stored are the factors of products: activations. They grow with batch and depth.
 #
 # Tests that say the same at length: `tests/foundations/test_net.py`, `tests/net/test_backprop.py`.

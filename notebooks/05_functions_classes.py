@@ -22,10 +22,11 @@
 # **How long it takes.** About 40 minutes to read; it runs in less than a minute on two CPU cores.
 #
 # **What to install.** `fnnet` with the extra `examples`, which brings JAX, NumPy, matplotlib and
-# scikit-learn. The next cell does it where it is missing, on Colab too.
+# scikit-learn. The next cell does it where it is missing, on Colab too once fnnet is on the package
+# index.
 #
-# Every claim below is an `assert`: if a cell runs, what it says is so. You need to know the
-# backward rules of notebook 4.
+# What can be asserted is: if a cell runs, what it asserts is so. You need to know the backward
+# rules of notebook 4.
 
 # %%
 import importlib.util
@@ -33,7 +34,8 @@ import pathlib
 import subprocess
 import sys
 
-if importlib.util.find_spec("fnnet") is None:
+needed = ("fnnet", "matplotlib", "sklearn", "threadpoolctl")  # what this notebook imports
+if any(importlib.util.find_spec(name) is None for name in needed):
     checkout = pathlib.Path.cwd().resolve().parent
     source = str(checkout) if (checkout / "pyproject.toml").is_file() else "fnnet"
     pip = [sys.executable, "-m", "pip", "install", "-q", f"{source}[examples]"]
@@ -96,7 +98,8 @@ print(f"{x.shape} images, first loss {first_loss:.3f}")
 #
 # Three functions and their three rules belong together in pairs, and each rule needs what its
 # function has seen. So each pair becomes an object, which remembers. The gradient of an array is
-# put where the array is; NumPy's and JAX's arrays take no attributes, so a `Value` holds both.
+# put where the array is. NumPy's arrays take no attributes, and a JAX array's are lost in every
+# transformation; so a `Value` holds both.
 
 # %%
 refused(lambda: setattr(np.ones(3), "g", np.ones(3)))
@@ -391,7 +394,8 @@ for axes in panels:
 #
 # A `torch.autograd.Function` must define `forward`, which also saves what is needed, and
 # `backward`, which returns a gradient for every input. `register` takes the same, as functions: the
-# function, `fwd`, `bwd`. What comes out is differentiable wherever JAX differentiates.
+# function, `fwd`, `bwd`. What comes out is differentiable wherever JAX differentiates in reverse
+# (forward mode: `plain(f)`).
 
 
 # %%
@@ -418,6 +422,8 @@ assert jax.vmap(jax.grad(own_relu))(v).tolist() == [0, 0, 1]
 assert jax.jacrev(own_relu)(v).tolist() == jnp.diag(jnp.array([0.0, 0, 1])).tolist()
 assert (jax.hessian(total)(v) == 0).all()
 assert jax.grad(lambda x: (x + own_relu(x)).sum())(v).tolist() == [1, 1, 2], "used twice: added"
+refused(lambda: jax.jvp(total, (v,), (v,)))
+assert jax.jvp(plain(total), (v,), (v,)) == (2, 2)
 
 # %% [markdown]
 # It is checked when it is used. A rule that returns too little, or another shape, is told so at
@@ -579,8 +585,9 @@ assert jnp.allclose(moved(x), perceptron(x) + 1), "a new one, and the old one st
 # ## All of it in NumPy
 #
 # The rules do not need JAX, and `fnnet.proof.reference` has them in NumPy: `NAME` and `NAME_vjp`,
-# written apart from the ops, to be a witness against them. With these the whole chapter is a
-# function of a dozen lines:
+# written apart from the ops, to be a witness against them. With these both passes of the chapter "A
+# neural net from the foundations" of the fast.ai book (Howard and Gugger, *Deep Learning for
+# Coders*) are a function of a dozen lines:
 
 
 # %%
@@ -680,7 +687,7 @@ for axes in (left, right):
 # %% [markdown]
 # The same rule trains with the relu of `fnnet`, with the registered one, and with the class,
 # because it is the same rule. `register` was all that was needed to bring it to JAX, and with it
-# came compilation, batching and every other transformation.
+# came compilation, batching and differentiation in reverse.
 #
 # ## To remember
 #

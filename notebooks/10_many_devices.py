@@ -22,10 +22,11 @@
 # **How long it takes.** About 40 minutes to read; it runs in less than a minute on two CPU cores.
 # It needs one CPU: the next cell makes eight devices of it.
 #
-# **What to install.** `fnnet` with the extra `examples`, which brings JAX, NumPy and matplotlib.
-# The second cell does it where it is missing, on Colab too.
+# **What to install.** `fnnet` with the extra `examples`, which brings JAX, NumPy and matplotlib;
+# and `flatbuffers`, with which JAX saves an exported program. The second cell does it where one of
+# them is missing, on Colab too once fnnet is on the package index.
 #
-# Every claim below is an `assert`: if a cell runs, what it says is so.
+# What can be asserted is: if a cell runs, what it asserts is so.
 
 # %%
 # before JAX starts: devices are counted once. If it has, restart the kernel and begin here
@@ -41,10 +42,11 @@ import pathlib
 import subprocess
 import sys
 
-if importlib.util.find_spec("fnnet") is None:
+needed = ("fnnet", "matplotlib", "flatbuffers")  # what this notebook imports
+if any(importlib.util.find_spec(name) is None for name in needed):
     checkout = pathlib.Path.cwd().resolve().parent
     source = str(checkout) if (checkout / "pyproject.toml").is_file() else "fnnet"
-    pip = [sys.executable, "-m", "pip", "install", "-q", f"{source}[examples]"]
+    pip = [sys.executable, "-m", "pip", "install", "-q", f"{source}[examples]", "flatbuffers"]
     subprocess.run(pip, check=True)
 
 # %%
@@ -322,8 +324,7 @@ print(*(jax.typeof(d) for d in got))
 # %% [markdown]
 # And the whole net. Its second product is ambiguous already in the forward pass, if both sides are
 # cut along the hidden units: JAX asks, and one answers. Here: each device gets all hidden units of
-# its samples (`reshard`, an all-gather), and a copy of the second matrix, which is
-# small.
+# its samples (`reshard`, an all-gather), and a copy of the second matrix, which is small.
 
 
 # %%
@@ -384,10 +385,11 @@ print("x, w and x @ w on one device:", *seen, sep="\n    ")
 # Each device's $x^\top g$ is the share of its own samples. The gradient of the weight, of which all
 # have a copy, is the sum over devices: a `psum`. Who puts it in?
 #
-# - `grad` **of** the mapped function: `shard_map` itself, as the weight goes in as `P()`, a copy.
-# - `grad` **inside**, with `check_vma=True`: autodiff, since the cotangent of a thing that does not
-#   vary must not vary.
-# - `grad` inside, **unchecked**: nobody. Each device gets its own share, and has to add up itself.
+# - `grad` **of** the mapped function, **unchecked**: `shard_map` itself, as the weight goes in as
+#   `P()`, a copy.
+# - With `check_vma=True`, outside or inside: autodiff, since the cotangent of a thing that does not
+#   vary must not vary; a rule of your own must do it too.
+# - `grad` **inside**, unchecked: nobody. Each device gets its own share, and has to add up itself.
 #
 # First outside: with the check a textbook rule is refused, since its `x.T @ g` varies and `w` does
 # not. `register` adds the psum that is missing.
@@ -553,8 +555,7 @@ print("exported once, for any size of the batch")
 # - A mesh names devices; a spec says along which of its axes each axis of an array is cut. The
 #   program stays the same.
 # - The gradient of a copied weight is a sum over devices. Under `jit` the compiler adds it up,
-#   under
-#   `shard_map` autodiff does, and unchecked you do.
+#   under `shard_map` JAX does; unchecked, and differentiated inside, you do.
 # - A textbook rule does not know meshes. `register` does, so that rules can stay as in a textbook.
 # - Test on eight virtual devices what is to run on eight real ones.
 #

@@ -22,14 +22,19 @@ CASES = [
 OP_NAMES = sorted({case.op_name for case in CASES})
 
 
-def each_case(*, where: Callable[[Case], bool] = lambda case: True, brief: bool = False) -> Any:
+def each_case(
+    *,
+    where: Callable[[Case], bool] = lambda case: True,
+    brief: bool = False,
+    long: bool = False,
+) -> Any:
     """Run a test for every row, or for those `where` says.
 
-    Rows of ops beyond the chapter's are marked `further`. Where `brief`, those of them that are
-    variants are marked `thorough`: they take long, and run only when asked for.
+    Rows of ops beyond the chapter's are marked `further`. Those of them that are variants where
+    `brief`, and all of them where `long`, are marked `thorough`: they run only when asked for.
     """
     rows = [
-        pytest.param(case, id=case.name, marks=_marks(case, brief and case.variant))
+        pytest.param(case, id=case.name, marks=_marks(case, long or (brief and case.variant)))
         for case in CASES
         if where(case)
     ]
@@ -43,13 +48,8 @@ def _marks(case: Case, thorough: bool) -> list[Any]:
 
 
 def each_op(*, where: Callable[[Case], bool] = lambda case: True, long: bool = False) -> Any:
-    """Run a test for one row of every op; where `long`, beyond the chapter's ops, if asked for."""
-    rows = [
-        pytest.param(case, id=case.name, marks=_marks(case, long))
-        for case in CASES
-        if not case.variant and where(case)
-    ]
-    return pytest.mark.parametrize("case", rows)
+    """Run a test for one row of every op."""
+    return each_case(where=lambda case: not case.variant and where(case), long=long)
 
 
 def each_case_with(

@@ -49,7 +49,7 @@ class TestNotebook:
         first, *next_cells = regenerate.read(text).cells[:3]
         for wanted in ("What it teaches.", "How long it takes.", "What to install."):
             assert f"**{wanted}**" in first.source
-        assert any('find_spec("fnnet")' in cell.source for cell in next_cells)
+        assert any('needed = ("fnnet", ' in cell.source for cell in next_cells)
 
 
 def test_a_failing_cell_and_a_warning_are_seen():

@@ -1,4 +1,4 @@
-"""The matrix product written five ways, each with one more of its loops handed to the machine.
+"""The matrix product written five ways, from three loops that the reader writes to none.
 
     c_ij = Σ_l a_il b_lj        a is (m, k), b is (k, n), c is (m, n)
 

@@ -30,8 +30,8 @@ def data(key):
 
 def test_Q26_forward_and_backward_pass(data):
     # What are they? Forward: from inputs to predictions and loss. Backward: from the loss to its
-    # gradient in every parameter. Neither changes a parameter: that is the optimiser's step. And
-    # both together are an iteration on a mini-batch; an epoch, as sometimes answered, is as many
+    # gradient in every parameter. Neither changes a parameter: that is the optimiser's step. The
+    # three together, on a mini-batch, are an iteration; an epoch, as sometimes answered, is as many
     # iterations as it takes to see all the data.
     params, x, y = data
     loss, grads = backprop.forward_and_backward(params, x, y)

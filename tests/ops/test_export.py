@@ -17,7 +17,7 @@ def test_gradient_lowers_for_every_platform(case: Case, key):
     assert_close(again.call(*args), gradient(*args), rtol=1e-6)
 
 
-@each_op()
+@each_op(long=True)
 def test_exported_function_is_differentiated_by_our_rule(case: Case, key):
     """Exported with its derivative, it needs neither fnnet nor its Python any more."""
     args = case.args(key)

@@ -53,6 +53,7 @@ FURTHER = (
     "grad of grad",
     "scan, the arguments as constants",
     "while, forward",
+    "grad",
 )
 EAGER = ("grad", "grad of jit", "checkpoint", "no jit")
 
@@ -184,7 +185,7 @@ def test_vmap_over_all_arguments_twice_and_out_axes(case: Case, key):
         assert_close(make(case.op)(*args), make(case.plain)(*args))
 
 
-@each_case(brief=True)
+@each_case(brief=True, long=True)
 def test_every_choice_of_arguments_to_differentiate(case: Case, key):
     """Right cotangents for each choice; no more matrix products than autodiff, jitted or not."""
     args = case.args(key)
@@ -266,7 +267,7 @@ def test_forward_mode_is_refused_and_plain_allows_it(key):
     assert_close(jax.jvp(fnnet.plain(fnnet.relu), (x,), (x,))[1], jnp.maximum(x, 0))
 
 
-@each_op()
+@each_op(long=True)
 def test_forward_mode_through_plain(case: Case, key):
     args = tuple(case.args(key))
     hand = jax.jvp(fnnet.plain(case.op), args, args)

@@ -136,7 +136,7 @@ def test_kinks(case: Case):
         assert jax.vmap(jax.grad(case.plain))(x).tolist() == list(derivative)
 
 
-@each_case(brief=True)
+@each_case(brief=True, long=True)
 def test_the_op_is_its_own_plain_function(case: Case, key):
     """`plain(op)` differentiates the op's forward text: the same derivative, by autodiff."""
     import fnnet

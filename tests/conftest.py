@@ -43,3 +43,8 @@ def pytest_runtest_teardown() -> None:
     """Forget compiled programs now and then: those of thousands of tests take gigabytes."""
     if next(_ended) % 100 == 0:
         jax.clear_caches()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The notebooks first: they take longest, and workers that end early can share what is left."""
+    items.sort(key=lambda item: "test_notebooks" not in item.nodeid)

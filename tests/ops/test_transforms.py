@@ -217,8 +217,11 @@ def test_one_compiled_function_differentiated_in_two_ways_at_once(case: Case, ke
         assert_close(pull(one)[0], ct)
 
 
-@pytest.mark.parametrize("where", ["around the forward", "around all", "none", "inside jit"])
-@each_op()
+@each_op_with(
+    "where",
+    ["around the forward", "around all", "none", "inside jit"],
+    long=["around all", "none"],
+)
 def test_matmul_precision_as_autodiff(case: Case, where, key):
     """Every product of the backward pass has the precision set where the forward ran."""
     args = case.args(key, "float32")

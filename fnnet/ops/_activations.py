@@ -34,10 +34,12 @@ from typing import TypeAlias
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from fnnet.ops._checks import require_floats
+from fnnet.ops._checks import floats
 from fnnet.ops._compiled import compiled
+from fnnet.ops._options import flag
 from fnnet.rules import Static, accumulator, register
 
 GeluResiduals: TypeAlias = tuple[jax.Array, Static]
@@ -46,8 +48,8 @@ _A = 0.044715
 _ROOT = math.sqrt(2 / math.pi)
 
 
-@compiled("approximate")
-def gelu(x: Float[Array, "..."], *, approximate: bool = False) -> Float[Array, "..."]:
+@compiled(approximate=flag('PyTorch\'s "tanh" is True, its "none" False'))
+def gelu(x: Float[ArrayLike, "..."], *, approximate: bool = False) -> Float[Array, "..."]:
     """Gaussian error linear unit, x times the normal distribution function of x.
 
     Args:
@@ -72,12 +74,11 @@ def gelu(x: Float[Array, "..."], *, approximate: bool = False) -> Float[Array, "
         >>> [f"{y:.4f}" for y in gelu(jnp.array([-1.0, 0.0, 1.0])).tolist()]
         ['-0.1587', '0.0000', '0.8413']
     """
-    require_floats("gelu", x=x)
-    return _gelu(jnp.asarray(x), approximate=bool(approximate))
+    return _gelu(*floats("gelu", x=x), approximate=approximate)
 
 
 @compiled()
-def silu(x: Float[Array, "..."]) -> Float[Array, "..."]:
+def silu(x: Float[ArrayLike, "..."]) -> Float[Array, "..."]:
     """Sigmoid linear unit ``x * sigmoid(x)``, also called swish.
 
     Args:
@@ -95,8 +96,7 @@ def silu(x: Float[Array, "..."]) -> Float[Array, "..."]:
         >>> [f"{y:.4f}" for y in silu(jnp.array([-1.0, 0.0, 1.0])).tolist()]
         ['-0.2689', '0.0000', '0.7311']
     """
-    require_floats("silu", x=x)
-    return _silu(jnp.asarray(x))
+    return _silu(*floats("silu", x=x))
 
 
 def _gelu_forward(x: jax.Array, *, approximate: bool = False) -> jax.Array:

@@ -44,12 +44,13 @@ from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
+from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
-from fnnet.ops._checks import describe, require_floats
+from fnnet.ops._checks import describe, floats
 from fnnet.ops._compiled import compiled
+from fnnet.ops._options import FLAG, PRECISION, number, whole_number
 from fnnet.ops._tiles import Blocks, Carry, Options, added, by_position, part
 from fnnet.rules import Precision, Static, register
 
@@ -60,14 +61,19 @@ Residuals: TypeAlias = tuple[
 ]
 
 
-@compiled("causal", "scale", "block", "precision")
+@compiled(
+    causal=FLAG,
+    scale=number(or_none="1/√d"),
+    block=whole_number(1, or_none="256"),
+    precision=PRECISION,
+)
 def attention(
-    q: Float[Array, "n t heads d"],
-    k: Float[Array, "n s kv_heads d"],
-    v: Float[Array, "n s kv_heads e"],
+    q: Float[ArrayLike, "n t heads d"],
+    k: Float[ArrayLike, "n s kv_heads d"],
+    v: Float[ArrayLike, "n s kv_heads e"],
     *,
     causal: bool = False,
-    mask: Bool[Array, "#n #heads #t #s"] | None = None,
+    mask: Bool[ArrayLike, "#n #heads #t #s"] | None = None,
     scale: float | None = None,
     block: int | None = None,
     precision: Precision = None,
@@ -102,12 +108,12 @@ def attention(
         >>> attention(q, q, v, causal=True).ravel().tolist()
         [2.0, 3.0]
     """
-    _require(q, k, v, mask, scale, block)
-    d = jnp.shape(q)[-1]
-    alpha = 1 / math.sqrt(max(d, 1)) if scale is None else float(scale)
-    options = Options(bool(causal), alpha, BLOCK if block is None else int(block), precision)
-    q, k, v = map(jnp.asarray, (q, k, v))
-    return _attention(q, k, v, mask, options=Static(options))
+    queries, keys, values = floats("attention", q=q, k=k, v=v)
+    _require(queries, keys, values, mask)
+    shown = None if mask is None else jnp.asarray(mask)
+    alpha = 1 / math.sqrt(max(queries.shape[-1], 1)) if scale is None else scale
+    options = Options(causal, alpha, BLOCK if block is None else block, precision)
+    return _attention(queries, keys, values, shown, options=Static(options))
 
 
 def _mean(
@@ -211,8 +217,7 @@ def attention_bwd(res: Residuals, g: jax.Array) -> tuple[jax.Array, jax.Array, j
 _attention = register(_forward, _fwd, attention_bwd, name="attention", automatic_axes=True)
 
 
-def _require(q: Any, k: Any, v: Any, mask: Any, scale: Any, block: Any) -> None:
-    require_floats("attention", q=q, k=k, v=v)
+def _require(q: Any, k: Any, v: Any, mask: Any) -> None:
     shapes = {"q": jnp.shape(q), "k": jnp.shape(k), "v": jnp.shape(v)}
     for name, shape in shapes.items():
         if len(shape) != 4:
@@ -247,7 +252,3 @@ def _require(q: Any, k: Any, v: Any, mask: Any, scale: Any, block: Any) -> None:
                 f"attention: mask must have four axes that broadcast to (batch, head, query, key) "
                 f"= {whole}; got shape {mask.shape}. Give missing axes the size 1: mask[None, None]"
             )
-    if scale is not None and not isinstance(scale, (int, float, np.floating, np.integer)):
-        raise TypeError(f"attention: scale must be a number; got {describe(scale)}")
-    if block is not None and (not isinstance(block, (int, np.integer)) or block < 1):
-        raise ValueError(f"attention: block must be a whole number, 1 or more; got {block!r}")

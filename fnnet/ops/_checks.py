@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from fnnet.rules.arguments import is_array
 
 
 def describe(x: Any) -> str:
@@ -16,6 +19,8 @@ def describe(x: Any) -> str:
         >>> describe(jnp.ones((2, 3))), describe([1, 2])
         ('float32[2,3]', 'a list')
     """
+    if isinstance(x, jax.ShapeDtypeStruct):
+        return f"{x!r}, which holds no numbers"
     if hasattr(x, "dtype") and hasattr(x, "shape"):
         return f"{x.dtype}[{','.join(map(str, x.shape))}]"
     if isinstance(x, (bool, int, float, complex, str)) or x is None:
@@ -23,18 +28,38 @@ def describe(x: Any) -> str:
     return f"a {type(x).__name__}"
 
 
-def require_floats(op: str, *, complex_too: bool = False, **arrays: Any) -> None:
-    """Raise TypeError unless every array is of floating point (or complex) dtype.
+def is_array_or_number(x: Any) -> bool:
+    """Whether JAX takes `x` for an array: one of its own, of NumPy's numbers, a Python number."""
+    return is_array(x) or isinstance(x, (bool, int, float, complex))
+
+
+def floats(
+    op: str, *, complex_too: bool = False, optional: Sequence[str] = (), **arrays: Any
+) -> list[Any]:
+    """The arguments as arrays; TypeError unless of floating point (or complex) dtype.
 
     Args:
         op: the op's name.
         complex_too: whether complex arrays will do.
+        optional: the names of those that may be None, and then are None in the result.
         arrays: by argument name; Python numbers are taken for scalars.
     """
+    given = {k: x for k, x in arrays.items() if x is not None or k not in optional}
+    require_floats(op, complex_too=complex_too, **given)
+    return [None if x is None else jnp.asarray(x) for x in arrays.values()]
+
+
+def shapes(*arrays: jax.Array | None) -> list[Any]:
+    """Their shapes, None for None."""
+    return [None if x is None else x.shape for x in arrays]
+
+
+def require_floats(op: str, *, complex_too: bool = False, **arrays: Any) -> None:
+    """Raise TypeError unless every array is of floating point (or complex) dtype."""
     kind = jnp.inexact if complex_too else jnp.floating
     wanted = "floating point or complex numbers" if complex_too else "real floating point numbers"
     for name, x in arrays.items():
-        if not isinstance(x, (jax.Array, np.ndarray, np.generic, bool, int, float, complex)):
+        if not is_array_or_number(x):
             raise TypeError(
                 f"{op}: {name} must be an array of {wanted}; got {describe(x)}. "
                 "Convert it with jnp.asarray"
@@ -70,9 +95,7 @@ def require_axis(op: str, axis: Any, **arrays: Any) -> None:
 
 
 def require_recurrent(op: str, x: Any, h0: Any, wx: Any, wh: Any, b: Any, *, gates: int) -> None:
-    """Raise unless the arguments of a recurrent layer fit; its weights have `gates` blocks."""
-    require_floats(op, x=x, h0=h0, wx=wx, wh=wh, b=b)
-    x, h0, wx, wh, b = map(jnp.shape, (x, h0, wx, wh, b))
+    """Raise unless the shapes of a recurrent layer fit; its weights have `gates` blocks."""
     columns = "n_h" if gates == 1 else f"{gates} n_h"
     if len(x) < 2:
         raise ValueError(

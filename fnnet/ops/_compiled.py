@@ -1,85 +1,134 @@
 """`compiled`: a public op runs jitted, also when it is called eagerly.
 
-Calling a `jax.custom_vjp` eagerly costs many times its arithmetic at small sizes. The argument
-checks run while tracing, so a call with shapes seen before pays for neither.
+Calling a `jax.custom_vjp` eagerly costs many times its arithmetic at small sizes. What an op is
+given passes two doors. Here, at every call: options take the one form they are compiled with
+(`_options.py`), and what is an array to JAX (`__jax_array__`) becomes one. In the op, while it is
+traced, that is once for shapes seen before: dtypes and shapes (`_checks.py`).
 """
 
 from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Sequence
-from typing import Any, ParamSpec, TypeVar
+from collections.abc import Callable
+from typing import Any, ParamSpec, Protocol, TypeVar, cast, runtime_checkable
 
 import jax
-import numpy as np
 
-from fnnet.ops._checks import describe
+from fnnet.ops._checks import describe, is_array_or_number
+from fnnet.ops._options import Kind
 
 P = ParamSpec("P")
-R = TypeVar("R")
+R = TypeVar("R", covariant=True)
 
 
-def compiled(*static: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """Decorate a public op with `jax.jit`; `static` names the arguments that are not arrays.
+@runtime_checkable
+class Op(Protocol[P, R]):
+    """A public op: called, or lowered for `jax.stages` as any jitted function."""
 
-    A list given for a static argument is taken as a tuple. What is no array where one is wanted is
-    a TypeError that names the op and the argument.
+    __name__: str
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Run the op."""
+        ...
+
+    def lower(self, *args: P.args, **kwargs: P.kwargs) -> jax.stages.Lowered:
+        """The op's program at these arguments, as `jax.jit(f).lower`."""
+        ...
+
+
+def compiled(**kinds: Kind) -> Callable[[Callable[P, R]], Op[P, R]]:
+    """Decorate a public op with `jax.jit`; `kinds` says what each of its options may be.
+
+    An option is part of the program. One that comes as an array (a number that is traced, say: see
+    `_options.number`) is an argument of the program instead.
     """
 
-    def decorate(f: Callable[P, R]) -> Callable[P, R]:
-        jitted = jax.jit(f, static_argnames=static)
-        signature = inspect.signature(f)
+    def decorate(f: Callable[P, R]) -> Op[P, R]:
+        name, signature = f.__name__, inspect.signature(f)
+        by_place = [kinds.get(p) for p in signature.parameters]
+        names = list(signature.parameters)
+        options_from = next((i for i, kind in enumerate(by_place) if kind), len(by_place))
+
+        @functools.cache
+        def program(traced: frozenset[str]) -> Any:
+            """The op jitted, with these of its options as arguments."""
+            return jax.jit(f, static_argnames=tuple(kinds.keys() - traced))
+
+        whole = program(frozenset())
+
+        def entered(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any, Any]:
+            """The program and what it is to be called with."""
+            traced = []
+            if len(args) > options_from or any(map(_is_like_array, args)):
+                given = list(args)
+                for i, x in enumerate(args[: len(by_place)]):
+                    kind = by_place[i]
+                    given[i] = _array(x) if kind is None else kind(name, names[i], x)
+                    if kind and isinstance(given[i], jax.Array):
+                        traced.append(names[i])
+                args = tuple(given)
+            for key, x in kwargs.items():
+                kind = kinds.get(key)
+                kwargs[key] = x = _array(x) if kind is None else kind(name, key, x)
+                if kind and isinstance(x, jax.Array):
+                    traced.append(key)
+            return (program(frozenset(traced)) if traced else whole), args, kwargs
 
         @functools.wraps(f)
         def op(*args: P.args, **kwargs: P.kwargs) -> R:
+            run, given, options = entered(args, kwargs)
             try:
-                return jitted(*args, **kwargs)  # type: ignore[no-any-return]
-            except (TypeError, ValueError):
-                bound = _bind(f.__name__, signature, args, kwargs)
-                lists = {k for k in static if isinstance(bound.arguments.get(k), list)}
-                if lists:
-                    bound.arguments |= {k: _tuple(bound.arguments[k]) for k in lists}
-                    return jitted(*bound.args, **bound.kwargs)  # type: ignore[no-any-return]
-                _explain(f.__name__, bound.arguments, static)
+                return run(*given, **options)  # type: ignore[no-any-return]
+            except (TypeError, ValueError) as error:
+                _explain(name, signature, given, options, kinds, error)
                 raise
 
-        return op
+        def lower(*args: P.args, **kwargs: P.kwargs) -> jax.stages.Lowered:
+            run, given, options = entered(args, kwargs)
+            return run.lower(*given, **options)  # type: ignore[no-any-return]
+
+        op.lower = lower  # type: ignore[attr-defined]
+        return cast(Op[P, R], op)
 
     return decorate
 
 
-def _bind(op: str, signature: inspect.Signature, args: Any, kwargs: Any) -> inspect.BoundArguments:
+def _is_like_array(x: Any) -> bool:
+    """Whether `x` is no array of JAX's, but has one to give: flax's `nnx.Param`, say."""
+    return hasattr(x, "__jax_array__") and not isinstance(x, jax.Array)  # a tracer has it too
+
+
+def _array(x: Any) -> Any:
+    return x.__jax_array__() if _is_like_array(x) else x
+
+
+def _explain(
+    op: str,
+    signature: inspect.Signature,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    kinds: dict[str, Kind],
+    error: Exception,
+) -> None:
+    """Raise the error that JAX's own message stands for, if the cause can be told."""
     try:
-        return signature.bind(*args, **kwargs)
+        bound = signature.bind(*args, **kwargs)
     except TypeError as e:
         raise TypeError(f"{op}: {e}; it is called as {op}{_plain(signature)}") from None
+    for name, x in bound.arguments.items():
+        if name not in kinds and not all(map(is_array_or_number, jax.tree.leaves(x))):
+            raise TypeError(
+                f"{op}: {name} must be an array; got {describe(x)}. Convert it with jnp.asarray"
+            ) from None
+    if "forward-mode" in str(error):
+        raise TypeError(
+            f"{op}: it has a derivative rule for reverse mode alone (jax.custom_vjp), and forward "
+            f"mode (jvp, jacfwd, linearize) was asked. Use fnnet.plain({op}), or fnnet.plain of "
+            "the function that calls it: the same values, with JAX's own derivatives"
+        ) from error
 
 
 def _plain(signature: inspect.Signature) -> str:
     parameters = [p.replace(annotation=p.empty) for p in signature.parameters.values()]
     return str(inspect.Signature(parameters))
-
-
-def _tuple(x: Any) -> Any:
-    return tuple(map(_tuple, x)) if isinstance(x, list) else x
-
-
-def _explain(op: str, arguments: dict[str, Any], static: Sequence[str]) -> None:
-    """Raise the error that jit's own message stands for, if it is one about a non-array."""
-    for name, x in arguments.items():
-        if name in static:
-            try:
-                hash(x)
-            except TypeError:
-                raise TypeError(
-                    f"{op}: {name} must be known when the op is compiled; got {describe(x)}. "
-                    "Give a Python number, string or tuple"
-                ) from None
-        elif not all(
-            isinstance(leaf, (jax.Array, np.ndarray, np.generic, bool, int, float, complex))
-            for leaf in jax.tree.leaves(x)
-        ):
-            raise TypeError(
-                f"{op}: {name} must be an array; got {describe(x)}. Convert it with jnp.asarray"
-            ) from None

@@ -48,10 +48,12 @@ from typing import Any, Literal, TypeAlias
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from fnnet.ops._checks import describe, require_floats
+from fnnet.ops._checks import floats, shapes
 from fnnet.ops._compiled import compiled
+from fnnet.ops._options import PRECISION, STATIC, choice, whole_number
 from fnnet.ops._windows import (
     Padding,
     Pair,
@@ -59,7 +61,6 @@ from fnnet.ops._windows import (
     patches,
     require_image,
     sum_patches,
-    whole,
 )
 from fnnet.rules import Like, Precision, Static, accumulator, contract, register, sum_to
 
@@ -71,11 +72,18 @@ _TO_X = ("NHWC", "HWOI", "NHWC")
 _TO_W = ("CHWN", "IHWO", "HWNC")  # images as channels, channels as images
 
 
-@compiled("stride", "padding", "dilation", "groups", "form", "precision")
+@compiled(
+    stride=STATIC,
+    padding=STATIC,
+    dilation=STATIC,
+    groups=whole_number(1),
+    form=choice("direct", "unfold"),
+    precision=PRECISION,
+)
 def conv2d(
-    x: Float[Array, "n h w c"],
-    w: Float[Array, "kh kw i o"],
-    b: Float[Array, " o"] | None = None,
+    x: Float[ArrayLike, "n h w c"],
+    w: Float[ArrayLike, "kh kw i o"],
+    b: Float[ArrayLike, " o"] | None = None,
     *,
     stride: Pair = 1,
     padding: Padding = "SAME",
@@ -119,17 +127,16 @@ def conv2d(
         >>> conv2d(x, w, padding="VALID")[0, :, :, 0].tolist()
         [[19.0, 25.0], [37.0, 43.0]]
     """
-    require_floats("conv2d", complex_too=False, x=x, w=w, **({} if b is None else {"b": b}))
-    _require(jnp.shape(x), jnp.shape(w), None if b is None else jnp.shape(b), groups, form)
-    windows = Windows.of("conv2d", jnp.shape(x), jnp.shape(w)[:2], stride, padding, dilation)
+    arrays = floats("conv2d", optional="b", x=x, w=w, b=b)
+    image, kernel, bias = shapes(*arrays)
+    _require(image, kernel, bias, groups)
+    windows = Windows.of("conv2d", image, kernel[:2], stride, padding, dilation)
     return _conv2d(
-        jnp.asarray(x),
-        jnp.asarray(w),
-        b,
+        *arrays,
         stride=windows.stride,
         padding=windows.pads,
         dilation=windows.dilation,
-        groups=int(groups),
+        groups=groups,
         form=form,
         precision=precision,
     )
@@ -305,14 +312,10 @@ def _unfold_to_w(
 
 
 def _require(
-    x: tuple[int, ...], w: tuple[int, ...], b: tuple[int, ...] | None, groups: Any, form: Any
+    x: tuple[int, ...], w: tuple[int, ...], b: tuple[int, ...] | None, groups: int
 ) -> None:
     require_image("conv2d", x, axes="(n, h, w, c_in)")
     require_image("conv2d", w, "w", "(kh, kw, c_in / groups, c_out)")
-    if form not in ("direct", "unfold"):
-        got = repr(form) if isinstance(form, str) else describe(form)
-        raise ValueError(f'conv2d: form must be "direct" or "unfold"; got {got}')
-    groups = whole("conv2d", "groups", groups)
     if not all(w[:2]):
         raise ValueError(f"conv2d: w must have at least one pixel; got shape {w}")
     if w[3] % groups:

@@ -39,10 +39,12 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Num
 
-from fnnet.ops._checks import describe, require_floats
+from fnnet.ops._checks import describe, floats
 from fnnet.ops._compiled import compiled
+from fnnet.ops._options import choice, number, whole_number
 from fnnet.ops._softmax import exponentials, greatest
 from fnnet.rules import Static, register
 
@@ -63,14 +65,19 @@ Residuals: TypeAlias = tuple[
 ]
 
 
-@compiled("smoothing", "z_loss", "ignore_index", "reduction")
+@compiled(
+    smoothing=number(0.0, 1.0),
+    z_loss=number(0.0),
+    ignore_index=whole_number(or_none="none"),
+    reduction=choice("none", "mean", "sum"),
+)
 def cross_entropy(
-    logits: Float[Array, "*batch c"],
-    labels: Num[Array, "..."],
+    logits: Float[ArrayLike, "*batch c"],
+    labels: Num[ArrayLike, "..."],
     *,
     smoothing: float = 0.0,
     z_loss: float = 0.0,
-    weights: Float[Array, "*batch"] | None = None,
+    weights: Float[ArrayLike, "*batch"] | None = None,
     ignore_index: int | None = None,
     reduction: Reduction = "mean",
 ) -> Float[Array, "..."]:
@@ -103,12 +110,10 @@ def cross_entropy(
         >>> [f"{d:.4f}" for d in jax.grad(cross_entropy)(logits, labels)[0, :2].tolist()]
         ['-0.1800', '0.0200']
     """
-    require_floats("cross_entropy", logits=logits)
-    if weights is not None:
-        require_floats("cross_entropy", weights=weights)
+    z, w = floats("cross_entropy", optional=("weights",), logits=logits, weights=weights)
     options = Options(smoothing, z_loss, ignore_index, reduction)
-    require_labels("cross_entropy", jnp.shape(logits), labels, weights, options)
-    return _cross_entropy(jnp.asarray(logits), as_labels(labels), weights, options=Static(options))
+    require_labels("cross_entropy", z.shape, labels, w, options)
+    return _cross_entropy(z, as_labels(labels), w, options=Static(options))
 
 
 def _is_distribution(labels: jax.Array) -> bool:
@@ -306,9 +311,3 @@ def require_labels(
             f"{op}: weights must have shape {logits[:-1]}, one for each sample; "
             f"got {jnp.shape(weights)}"
         )
-    if options.reduction not in ("none", "mean", "sum"):
-        raise ValueError(
-            f'{op}: reduction must be "none", "mean" or "sum"; got {options.reduction!r}'
-        )
-    if not 0 <= options.smoothing <= 1:
-        raise ValueError(f"{op}: smoothing must be from 0 to 1; got {options.smoothing}")

@@ -35,11 +35,13 @@ from typing import Any, Literal, TypeAlias
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from fnnet.ops._activations import gelu_bwd, gelu_fwd, silu_bwd, silu_fwd
-from fnnet.ops._checks import require_floats
+from fnnet.ops._checks import floats, shapes
 from fnnet.ops._compiled import compiled
+from fnnet.ops._options import PRECISION, choice
 from fnnet.ops._relu import relu_bwd, relu_fwd
 from fnnet.rules import Precision, Static, accumulator, contract, register
 
@@ -57,12 +59,12 @@ _PASSES: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
 }
 
 
-@compiled("activation", "precision")
+@compiled(activation=choice("silu", "gelu", "gelu_tanh", "relu"), precision=PRECISION)
 def glu_mlp(
-    x: Float[Array, "*batch d"],
-    w_gate: Float[Array, "d f"],
-    w_up: Float[Array, "d f"],
-    w_down: Float[Array, "f e"],
+    x: Float[ArrayLike, "*batch d"],
+    w_gate: Float[ArrayLike, "d f"],
+    w_up: Float[ArrayLike, "d f"],
+    w_down: Float[ArrayLike, "f e"],
     *,
     activation: Activation = "silu",
     precision: Precision = None,
@@ -91,13 +93,8 @@ def glu_mlp(
         >>> glu_mlp(2 * one, one, 3 * one, one, activation="relu").tolist()
         [[12.0]]
     """
-    require_floats("glu_mlp", x=x, w_gate=w_gate, w_up=w_up, w_down=w_down)
-    _require(*map(jnp.shape, (x, w_gate, w_up, w_down)))
-    if activation not in _PASSES:
-        raise ValueError(
-            f"glu_mlp: activation must be one of {', '.join(_PASSES)}; got {activation!r}"
-        )
-    arrays = map(jnp.asarray, (x, w_gate, w_up, w_down))
+    arrays = floats("glu_mlp", x=x, w_gate=w_gate, w_up=w_up, w_down=w_down)
+    _require(*shapes(*arrays))
     return _glu_mlp(*arrays, activation=activation, precision=precision)
 
 

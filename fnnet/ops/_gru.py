@@ -44,10 +44,12 @@ from typing import TypeAlias
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from fnnet.ops._checks import require_recurrent
+from fnnet.ops._checks import floats, require_recurrent, shapes
 from fnnet.ops._compiled import compiled
+from fnnet.ops._options import PRECISION
 from fnnet.rules import Like, Precision, Static, accumulator, contract, register, spread, sum_to
 
 Gates: TypeAlias = tuple[jax.Array, jax.Array, jax.Array, jax.Array]
@@ -56,13 +58,13 @@ Residuals: TypeAlias = tuple[
 ]
 
 
-@compiled("precision")
+@compiled(precision=PRECISION)
 def gru(
-    x: Float[Array, "t *batch i"],
-    h0: Float[Array, "*batch h"],
-    wx: Float[Array, "i 3*h"],
-    wh: Float[Array, "h 3*h"],
-    b: Float[Array, " 3*h"],
+    x: Float[ArrayLike, "t *batch i"],
+    h0: Float[ArrayLike, "*batch h"],
+    wx: Float[ArrayLike, "i 3*h"],
+    wh: Float[ArrayLike, "h 3*h"],
+    b: Float[ArrayLike, " 3*h"],
     *,
     precision: Precision = None,
 ) -> Float[Array, "t *batch h"]:
@@ -91,8 +93,9 @@ def gru(
         >>> [f"{h:.4f}" for h in gru(x, h0, w, w, jnp.zeros(3)).ravel()]
         ['0.2048', '0.3468']
     """
-    require_recurrent("gru", x, h0, wx, wh, b, gates=3)
-    return _gru(*map(jnp.asarray, (x, h0, wx, wh, b)), precision=precision)
+    arrays = floats("gru", x=x, h0=h0, wx=wx, wh=wh, b=b)
+    require_recurrent("gru", *shapes(*arrays), gates=3)
+    return _gru(*arrays, precision=precision)
 
 
 def _states(

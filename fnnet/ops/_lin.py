@@ -32,20 +32,22 @@ from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 from jaxtyping import Array, Inexact
 
-from fnnet.ops._checks import require_floats
+from fnnet.ops._checks import floats, shapes
 from fnnet.ops._compiled import compiled
+from fnnet.ops._options import PRECISION
 from fnnet.rules import Like, Precision, Static, accumulator, contract, register, sum_to
 
 Residuals: TypeAlias = tuple[jax.Array, jax.Array, Like | None, Static]
 
 
-@compiled("precision")
+@compiled(precision=PRECISION)
 def lin(
-    x: Inexact[Array, "*batch i"],
-    w: Inexact[Array, "i j"],
-    b: Inexact[Array, " j"] | None = None,
+    x: Inexact[ArrayLike, "*batch i"],
+    w: Inexact[ArrayLike, "i j"],
+    b: Inexact[ArrayLike, " j"] | None = None,
     *,
     precision: Precision = None,
 ) -> Inexact[Array, "*batch j"]:
@@ -75,9 +77,9 @@ def lin(
         >>> jax.grad(lambda b: lin(x, w, b).sum())(b)
         Array([5., 5., 5.], dtype=float32)
     """
-    require_floats("lin", complex_too=True, x=x, w=w, **({} if b is None else {"b": b}))
-    _require_shapes(jnp.shape(x), jnp.shape(w), None if b is None else jnp.shape(b))
-    return _lin(x, w, b, precision=precision)
+    arrays = floats("lin", complex_too=True, optional="b", x=x, w=w, b=b)
+    _require_shapes(*shapes(*arrays))
+    return _lin(*arrays, precision=precision)
 
 
 def _forward(

@@ -48,11 +48,11 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
-import numpy as np
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
 from fnnet.ops import _logit_chunks as chunks
-from fnnet.ops._checks import describe, require_floats
+from fnnet.ops._checks import describe, floats
 from fnnet.ops._compiled import compiled
 from fnnet.ops._cross_entropy import (
     Options,
@@ -64,6 +64,7 @@ from fnnet.ops._cross_entropy import (
     total_weight,
     weighted,
 )
+from fnnet.ops._options import PRECISION, choice, number, whole_number
 from fnnet.rules import Precision, Static, accumulator, register
 
 Mode: TypeAlias = Literal["auto", "forward", "recompute"]
@@ -92,24 +93,24 @@ class Ready(NamedTuple):
 
 
 @compiled(
-    "smoothing",
-    "z_loss",
-    "ignore_index",
-    "reduction",
-    "softcap",
-    "chunk",
-    "mode",
-    "precision",
+    smoothing=number(0.0, 1.0),
+    z_loss=number(0.0),
+    ignore_index=whole_number(or_none="none"),
+    reduction=choice("none", "mean", "sum"),
+    softcap=number(0.0, above=True, or_none="no soft-cap"),
+    chunk=whole_number(1, or_none="one chosen by size"),
+    mode=choice("auto", "forward", "recompute"),
+    precision=PRECISION,
 )
 def linear_cross_entropy(
-    x: Float[Array, "*batch d"],
-    w: Float[Array, "d c"],
-    labels: Int[Array, "*batch"],
-    b: Float[Array, " c"] | None = None,
+    x: Float[ArrayLike, "*batch d"],
+    w: Float[ArrayLike, "d c"],
+    labels: Int[ArrayLike, "*batch"],
+    b: Float[ArrayLike, " c"] | None = None,
     *,
     smoothing: float = 0.0,
     z_loss: float = 0.0,
-    weights: Float[Array, "*batch"] | None = None,
+    weights: Float[ArrayLike, "*batch"] | None = None,
     ignore_index: int | None = None,
     reduction: Reduction = "mean",
     softcap: float | None = None,
@@ -155,20 +156,15 @@ def linear_cross_entropy(
         >>> f"{linear_cross_entropy(x, w, jnp.arange(5)):.4f}"
         '2.3026'
     """
-    require_floats("linear_cross_entropy", x=x, w=w)
-    if b is not None:
-        require_floats("linear_cross_entropy", b=b)
-    if weights is not None:
-        require_floats("linear_cross_entropy", weights=weights)
+    op = "linear_cross_entropy"
+    rows, table, bias, each = floats(op, optional=("b", "weights"), x=x, w=w, b=b, weights=weights)
     options = Options(smoothing, z_loss, ignore_index, reduction)
-    _require(jnp.shape(x), jnp.shape(w), None if b is None else jnp.shape(b), labels)
-    require_labels(
-        "linear_cross_entropy", (*jnp.shape(x)[:-1], jnp.shape(w)[1]), labels, weights, options
-    )
-    _require_settings(softcap, chunk, mode, reduction)
-    settings = _settings(jnp.shape(x), w, options, softcap, chunk, mode, precision, x, b)
+    _require(rows.shape, table.shape, None if bias is None else bias.shape, labels)
+    require_labels(op, (*rows.shape[:-1], table.shape[1]), labels, each, options)
+    _require_mode(mode, reduction)
+    settings = _settings(rows.shape, table, options, softcap, chunk, mode, precision, rows, bias)
     return _linear_cross_entropy(
-        jnp.asarray(x), jnp.asarray(w), as_labels(labels), b, weights, settings=Static(settings)
+        rows, table, as_labels(labels), bias, each, settings=Static(settings)
     )
 
 
@@ -343,14 +339,8 @@ def _require(
         )
 
 
-def _require_settings(softcap: Any, chunk: Any, mode: Any, reduction: str) -> None:
+def _require_mode(mode: Mode, reduction: Reduction) -> None:
     op = "linear_cross_entropy"
-    if softcap is not None and not softcap > 0:
-        raise ValueError(f"{op}: softcap must be positive, or None for none; got {softcap}")
-    if chunk is not None and (not isinstance(chunk, (int, np.integer)) or chunk < 1):
-        raise ValueError(f"{op}: chunk must be a whole number, 1 or more; got {chunk!r}")
-    if mode not in ("auto", "forward", "recompute"):
-        raise ValueError(f'{op}: mode must be "auto", "forward" or "recompute"; got {mode!r}')
     if mode == "forward" and reduction == "none":
         raise ValueError(
             f'{op}: mode "forward" is for a loss of one number; with reduction "none" each sample '

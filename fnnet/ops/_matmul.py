@@ -35,10 +35,12 @@ from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 from jaxtyping import Array, Inexact
 
-from fnnet.ops._checks import require_floats
+from fnnet.ops._checks import floats, shapes
 from fnnet.ops._compiled import compiled
+from fnnet.ops._options import PRECISION
 from fnnet.rules import Precision, Static, contract, register
 
 Residuals: TypeAlias = tuple[jax.Array, jax.Array, Static]
@@ -47,9 +49,9 @@ Residuals: TypeAlias = tuple[jax.Array, jax.Array, Static]
 _BATCH_LETTERS = string.ascii_uppercase + string.ascii_lowercase[:8]
 
 
-@compiled("precision")
+@compiled(precision=PRECISION)
 def matmul(
-    a: Inexact[Array, "..."], b: Inexact[Array, "..."], *, precision: Precision = None
+    a: Inexact[ArrayLike, "..."], b: Inexact[ArrayLike, "..."], *, precision: Precision = None
 ) -> Inexact[Array, "..."]:
     """Matrix product over the last two axes; leading axes are batch axes and broadcast.
 
@@ -73,9 +75,9 @@ def matmul(
         >>> matmul(jnp.ones((5, 2, 3)), jnp.ones((3, 4))).shape
         (5, 2, 4)
     """
-    require_floats("matmul", complex_too=True, a=a, b=b)
-    _require_shapes(jnp.shape(a), jnp.shape(b))
-    return _matmul(a, b, precision=precision)
+    arrays = floats("matmul", complex_too=True, a=a, b=b)
+    _require_shapes(*shapes(*arrays))
+    return _matmul(*arrays, precision=precision)
 
 
 def _forward(a: jax.Array, b: jax.Array, *, precision: Precision = None) -> jax.Array:

@@ -27,9 +27,10 @@ from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from fnnet.ops._checks import require_floats
+from fnnet.ops._checks import floats
 from fnnet.ops._compiled import compiled
 from fnnet.rules import Like, accumulator, register
 
@@ -37,7 +38,7 @@ Residuals: TypeAlias = tuple[jax.Array, Like, Like]
 
 
 @compiled()
-def mse(pred: Float[Array, "..."], targ: Float[Array, "..."]) -> Float[Array, ""]:
+def mse(pred: Float[ArrayLike, "..."], targ: Float[ArrayLike, "..."]) -> Float[Array, ""]:
     """Mean of the squared differences over all elements.
 
     Args:
@@ -61,8 +62,7 @@ def mse(pred: Float[Array, "..."], targ: Float[Array, "..."]) -> Float[Array, ""
         >>> jax.grad(mse)(pred, targ).tolist()
         [[1.0], [2.0]]
     """
-    require_floats("mse", pred=pred, targ=targ)
-    return _mse(jnp.asarray(pred), jnp.asarray(targ))
+    return _mse(*floats("mse", pred=pred, targ=targ))
 
 
 def _difference(pred: jax.Array, targ: jax.Array) -> jax.Array:

@@ -40,23 +40,25 @@ from typing import TypeAlias
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from fnnet.ops._checks import require_floats
+from fnnet.ops._checks import floats
 from fnnet.ops._compiled import compiled
+from fnnet.ops._options import Number, number
 from fnnet.rules import Like, Static, accumulator, register, sum_to
 
 LayerNormResiduals: TypeAlias = tuple[jax.Array, jax.Array | None, Like | None, Static]
 RmsNormResiduals: TypeAlias = tuple[jax.Array, jax.Array | None, Static]
 
 
-@compiled("eps")
+@compiled(eps=number(0.0))
 def layer_norm(
-    x: Float[Array, "*batch d"],
-    scale: Float[Array, " d"] | None = None,
-    shift: Float[Array, " d"] | None = None,
+    x: Float[ArrayLike, "*batch d"],
+    scale: Float[ArrayLike, " d"] | None = None,
+    shift: Float[ArrayLike, " d"] | None = None,
     *,
-    eps: float = 1e-5,
+    eps: Number = 1e-5,
 ) -> Float[Array, "*batch d"]:
     """Layer norm: mean 0 and variance 1 over the last axis, then scale and shift.
 
@@ -79,13 +81,17 @@ def layer_norm(
         >>> layer_norm(jnp.array([[1.0, 3.0]]), eps=0.0).tolist()
         [[-1.0, 1.0]]
     """
-    _require("layer_norm", x, scale=scale, shift=shift)
-    return _layer_norm(jnp.asarray(x), scale, shift, eps=eps)
+    arrays = floats("layer_norm", optional=("scale", "shift"), x=x, scale=scale, shift=shift)
+    _require("layer_norm", arrays[0], scale=arrays[1], shift=arrays[2])
+    return _layer_norm(*arrays, eps=eps)
 
 
-@compiled("eps")
+@compiled(eps=number(0.0))
 def rms_norm(
-    x: Float[Array, "*batch d"], scale: Float[Array, " d"] | None = None, *, eps: float = 1e-6
+    x: Float[ArrayLike, "*batch d"],
+    scale: Float[ArrayLike, " d"] | None = None,
+    *,
+    eps: Number = 1e-6,
 ) -> Float[Array, "*batch d"]:
     """RMS norm: mean square 1 over the last axis, then scale.
 
@@ -107,11 +113,12 @@ def rms_norm(
         >>> [f"{y:.4f}" for y in rms_norm(jnp.array([1.0, 7.0]), eps=0.0).tolist()]
         ['0.2000', '1.4000']
     """
-    _require("rms_norm", x, scale=scale)
-    return _rms_norm(jnp.asarray(x), scale, eps=eps)
+    arrays = floats("rms_norm", optional=("scale",), x=x, scale=scale)
+    _require("rms_norm", arrays[0], scale=arrays[1])
+    return _rms_norm(*arrays, eps=eps)
 
 
-def _normalised(x: jax.Array, eps: float, *, centred: bool) -> tuple[jax.Array, jax.Array]:
+def _normalised(x: jax.Array, eps: Number, *, centred: bool) -> tuple[jax.Array, jax.Array]:
     """u and r, in the accumulator's dtype."""
     c = x.astype(accumulator(x))
     if centred:
@@ -130,7 +137,7 @@ def _layer_norm_forward(
     scale: jax.Array | None = None,
     shift: jax.Array | None = None,
     *,
-    eps: float = 1e-5,
+    eps: Number = 1e-5,
 ) -> jax.Array:
     y, _ = _normalised(x, eps, centred=True)
     if scale is not None:
@@ -145,7 +152,7 @@ def layer_norm_fwd(
     scale: jax.Array | None = None,
     shift: jax.Array | None = None,
     *,
-    eps: float = 1e-5,
+    eps: Number = 1e-5,
 ) -> tuple[jax.Array, LayerNormResiduals]:
     """x, scale, shift -> y, residuals."""
     y = _layer_norm_forward(x, scale, shift, eps=eps)
@@ -170,14 +177,14 @@ _layer_norm = register(_layer_norm_forward, layer_norm_fwd, layer_norm_bwd, name
 
 
 def _rms_norm_forward(
-    x: jax.Array, scale: jax.Array | None = None, *, eps: float = 1e-6
+    x: jax.Array, scale: jax.Array | None = None, *, eps: Number = 1e-6
 ) -> jax.Array:
     y, _ = _normalised(x, eps, centred=False)
     return (y if scale is None else y * _row(scale, y)).astype(x.dtype)
 
 
 def rms_norm_fwd(
-    x: jax.Array, scale: jax.Array | None = None, *, eps: float = 1e-6
+    x: jax.Array, scale: jax.Array | None = None, *, eps: Number = 1e-6
 ) -> tuple[jax.Array, RmsNormResiduals]:
     """x, scale -> y, residuals."""
     return _rms_norm_forward(x, scale, eps=eps), (x, scale, Static(eps))
@@ -198,7 +205,6 @@ _rms_norm = register(_rms_norm_forward, rms_norm_fwd, rms_norm_bwd, name="rms_no
 
 def _require(op: str, x: jax.Array, **parameters: jax.Array | None) -> None:
     given = {name: p for name, p in parameters.items() if p is not None}
-    require_floats(op, complex_too=False, x=x, **given)
     if not jnp.ndim(x):
         raise ValueError(
             f"{op}: x must have at least one axis, the last one's features; got a scalar"

@@ -46,10 +46,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from fnnet.ops._checks import describe, require_floats
+from fnnet.ops._checks import require_floats
 from fnnet.ops._compiled import compiled
+from fnnet.ops._options import FLAG, STATIC
 from fnnet.ops._windows import Padding, Pair, Windows, require_image
 from fnnet.rules import Static, accumulator, register
 
@@ -60,9 +62,9 @@ AvgPoolResiduals: TypeAlias = Static
 _FEW = 16
 
 
-@compiled("size", "stride", "padding")
+@compiled(size=STATIC, stride=STATIC, padding=STATIC)
 def max_pool(
-    x: Float[Array, "n h w c"],
+    x: Float[ArrayLike, "n h w c"],
     size: Pair,
     *,
     stride: Pair | None = None,
@@ -99,9 +101,9 @@ def max_pool(
     return _max_pool(jnp.asarray(x), at.size, stride=at.stride, padding=at.pads)
 
 
-@compiled("size", "stride", "padding", "count_include_pad")
+@compiled(size=STATIC, stride=STATIC, padding=STATIC, count_include_pad=FLAG)
 def avg_pool(
-    x: Float[Array, "n h w c"],
+    x: Float[ArrayLike, "n h w c"],
     size: Pair,
     *,
     stride: Pair | None = None,
@@ -134,13 +136,12 @@ def avg_pool(
         [[2.5, 4.5], [10.5, 12.5]]
     """
     at = _checked("avg_pool", x, size, stride, padding)
-    if not isinstance(count_include_pad, (bool, np.bool_)):
-        raise TypeError(
-            f"avg_pool: count_include_pad must be True or False; got {describe(count_include_pad)}"
-        )
-    include = bool(count_include_pad)
     return _avg_pool(
-        jnp.asarray(x), at.size, stride=at.stride, padding=at.pads, count_include_pad=include
+        jnp.asarray(x),
+        at.size,
+        stride=at.stride,
+        padding=at.pads,
+        count_include_pad=count_include_pad,
     )
 
 

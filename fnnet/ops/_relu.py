@@ -27,15 +27,16 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from fnnet.ops._checks import require_floats
+from fnnet.ops._checks import floats
 from fnnet.ops._compiled import compiled
 from fnnet.rules import register
 
 
 @compiled()
-def relu(x: Float[Array, "..."]) -> Float[Array, "..."]:
+def relu(x: Float[ArrayLike, "..."]) -> Float[Array, "..."]:
     """Rectified linear unit, ``max(x, 0)``, with derivative 0 at 0.
 
     Args:
@@ -53,8 +54,7 @@ def relu(x: Float[Array, "..."]) -> Float[Array, "..."]:
         >>> jax.vmap(jax.value_and_grad(relu))(jnp.array([-1.0, 0.0, 2.0]))
         (Array([0., 0., 2.], dtype=float32), Array([0., 0., 1.], dtype=float32))
     """
-    require_floats("relu", x=x)
-    return _relu(jnp.asarray(x))
+    return _relu(*floats("relu", x=x))
 
 
 def _forward(x: jax.Array) -> jax.Array:

@@ -39,22 +39,24 @@ from typing import TypeAlias
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from fnnet.ops._checks import require_recurrent
+from fnnet.ops._checks import floats, require_recurrent, shapes
 from fnnet.ops._compiled import compiled
+from fnnet.ops._options import PRECISION
 from fnnet.rules import Like, Precision, Static, accumulator, contract, register, spread, sum_to
 
 Residuals: TypeAlias = tuple[jax.Array, jax.Array, jax.Array, jax.Array, Like, jax.Array, Static]
 
 
-@compiled("precision")
+@compiled(precision=PRECISION)
 def rnn(
-    x: Float[Array, "t *batch i"],
-    h0: Float[Array, "*batch h"],
-    wx: Float[Array, "i h"],
-    wh: Float[Array, "h h"],
-    b: Float[Array, " h"],
+    x: Float[ArrayLike, "t *batch i"],
+    h0: Float[ArrayLike, "*batch h"],
+    wx: Float[ArrayLike, "i h"],
+    wh: Float[ArrayLike, "h h"],
+    b: Float[ArrayLike, " h"],
     *,
     precision: Precision = None,
 ) -> Float[Array, "t *batch h"]:
@@ -82,8 +84,9 @@ def rnn(
         >>> [f"{h:.4f}" for h in rnn(x, 0 * one, one, one, jnp.zeros(1)).ravel()]
         ['0.7616', '0.6420']
     """
-    require_recurrent("rnn", x, h0, wx, wh, b, gates=1)
-    return _rnn(*map(jnp.asarray, (x, h0, wx, wh, b)), precision=precision)
+    arrays = floats("rnn", x=x, h0=h0, wx=wx, wh=wh, b=b)
+    require_recurrent("rnn", *shapes(*arrays), gates=1)
+    return _rnn(*arrays, precision=precision)
 
 
 def _forward(

@@ -38,17 +38,19 @@ from typing import TypeAlias
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from fnnet.ops._checks import require_axis, require_floats
+from fnnet.ops._checks import floats, require_axis
 from fnnet.ops._compiled import compiled
+from fnnet.ops._options import AXIS
 from fnnet.rules import Static, accumulator, register
 
 Residuals: TypeAlias = tuple[jax.Array, jax.Array, Static]
 
 
-@compiled("axis")
-def softmax(z: Float[Array, "..."], axis: int = -1) -> Float[Array, "..."]:
+@compiled(axis=AXIS)
+def softmax(z: Float[ArrayLike, "..."], axis: int = -1) -> Float[Array, "..."]:
     """Probabilities ``exp(z) / sum(exp(z))`` along an axis.
 
     Args:
@@ -69,13 +71,13 @@ def softmax(z: Float[Array, "..."], axis: int = -1) -> Float[Array, "..."]:
         >>> [f"{p:.4f}" for p in softmax(jnp.log(jnp.array([1.0, 3.0]))).tolist()]
         ['0.2500', '0.7500']
     """
-    require_floats("softmax", z=z)
-    require_axis("softmax", axis, z=z)
-    return _softmax(jnp.asarray(z), axis)
+    (logits,) = floats("softmax", z=z)
+    require_axis("softmax", axis, z=logits)
+    return _softmax(logits, axis)
 
 
-@compiled("axis")
-def log_softmax(z: Float[Array, "..."], axis: int = -1) -> Float[Array, "..."]:
+@compiled(axis=AXIS)
+def log_softmax(z: Float[ArrayLike, "..."], axis: int = -1) -> Float[Array, "..."]:
     """Logarithm of softmax, ``z - log(sum(exp(z)))``, along an axis.
 
     Args:
@@ -95,9 +97,9 @@ def log_softmax(z: Float[Array, "..."], axis: int = -1) -> Float[Array, "..."]:
         >>> f"{log_softmax(jnp.zeros(4))[0]:.4f}"
         '-1.3863'
     """
-    require_floats("log_softmax", z=z)
-    require_axis("log_softmax", axis, z=z)
-    return _log_softmax(jnp.asarray(z), axis)
+    (logits,) = floats("log_softmax", z=z)
+    require_axis("log_softmax", axis, z=logits)
+    return _log_softmax(logits, axis)
 
 
 def greatest(z: jax.Array, axis: int = -1) -> jax.Array:

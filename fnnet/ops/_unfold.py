@@ -38,10 +38,12 @@ from typing import Any, TypeAlias
 import jax
 import jax.numpy as jnp
 from jax import export
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from fnnet.ops._checks import describe, require_floats
 from fnnet.ops._compiled import compiled
+from fnnet.ops._options import STATIC
 from fnnet.ops._windows import (
     Padding,
     Pair,
@@ -57,9 +59,9 @@ from fnnet.rules import Static, register
 Residuals: TypeAlias = Static
 
 
-@compiled("size", "stride", "padding", "dilation")
+@compiled(size=STATIC, stride=STATIC, padding=STATIC, dilation=STATIC)
 def unfold(
-    x: Float[Array, "n h w c"],
+    x: Float[ArrayLike, "n h w c"],
     size: Pair,
     *,
     stride: Pair = 1,
@@ -97,9 +99,9 @@ def unfold(
     return _unfold(jnp.asarray(x), at.size, stride=at.stride, padding=at.pads, dilation=at.dilation)
 
 
-@compiled("shape", "size", "stride", "padding", "dilation")
+@compiled(shape=STATIC, size=STATIC, stride=STATIC, padding=STATIC, dilation=STATIC)
 def fold(
-    p: Float[Array, "n ho wo k"],
+    p: Float[ArrayLike, "n ho wo k"],
     shape: Sequence[int],
     size: Pair,
     *,

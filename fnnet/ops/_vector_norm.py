@@ -43,10 +43,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from fnnet.ops._checks import describe, require_axis, require_floats
+from fnnet.ops._checks import describe, floats, require_axis
 from fnnet.ops._compiled import compiled
+from fnnet.ops._options import AXES, FLAG, STATIC
 from fnnet.rules import Static, accumulator, register
 
 Power: TypeAlias = int | float
@@ -55,9 +57,9 @@ Axis: TypeAlias = int | tuple[int, ...] | None
 Residuals: TypeAlias = tuple[jax.Array, jax.Array | None, Static]
 
 
-@compiled("ord", "axis", "keepdims")
+@compiled(ord=STATIC, axis=AXES, keepdims=FLAG)
 def norm(
-    x: Float[Array, "..."], ord: Order = 2, axis: Axis = None, keepdims: bool = False
+    x: Float[ArrayLike, "..."], ord: Order = 2, axis: Axis = None, keepdims: bool = False
 ) -> Float[Array, "..."]:
     """Norm of the entries along one axis, several, or all; with gradient 0 where it is 0.
 
@@ -86,8 +88,8 @@ def norm(
         >>> jax.grad(norm)(jnp.zeros(2)).tolist()
         [0.0, 0.0]
     """
-    require_floats("norm", complex_too=False, x=x)
-    return _norm(jnp.asarray(x), _order(ord), _axes(x, axis), bool(keepdims))
+    (given,) = floats("norm", x=x)
+    return _norm(given, _order(ord), _axes(given, axis), keepdims)
 
 
 def _order(ord: Any) -> float:

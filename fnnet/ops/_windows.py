@@ -10,7 +10,6 @@ elements, and XLA makes one loop of all the pads and sums.
 from __future__ import annotations
 
 import dataclasses
-import operator
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeAlias
 
@@ -20,6 +19,7 @@ import numpy as np
 from jax import lax
 
 from fnnet.ops._checks import describe
+from fnnet.ops._options import whole as whole
 from fnnet.rules import accumulator
 
 Pair: TypeAlias = int | Sequence[int]
@@ -193,26 +193,6 @@ def require_image(
         single = name == "x" and len(shape) == 3
         remedy = ". Pass a single image as x[None]" if single else ""
         raise ValueError(f"{op}: {name} must have four axes {axes}; got shape {shape}{remedy}")
-
-
-def whole(op: str, name: str, value: Any, least: int = 1) -> int:
-    """`value` as an int of at least `least`.
-
-    Example:
-        >>> whole("conv2d", "groups", 2.0)
-        Traceback (most recent call last):
-        TypeError: conv2d: groups must be a whole number; got 2.0, a float
-    """
-    try:
-        if isinstance(value, (bool, np.bool_)):
-            raise TypeError
-        n = operator.index(value)
-    except TypeError:
-        raise TypeError(f"{op}: {name} must be a whole number; got {describe(value)}") from None
-    if n < least:
-        crop = ". To crop, slice x" if name == "padding" else ""
-        raise ValueError(f"{op}: {name} must be at least {least}; got {n}{crop}")
-    return n
 
 
 def pair(op: str, name: str, value: Any, least: int = 1) -> Ints:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -75,6 +76,16 @@ class Case:
         self.power: dict[str, float] = {}
         self.residual_bytes: tuple[int | None, int | None] = (None, None)
         self.oracle: Program = self.pull_truth
+
+    def of_one_sign(self) -> Case:
+        """The same check with a cotangent of positive numbers.
+
+        Sums over it grow, and so do the errors of sums that are held in too few digits.
+        """
+        other = copy.copy(self)
+        other.g = [np.abs(x) for x in self.g]
+        other.sensitivity = {}
+        return other
 
     def rng(self, *stream: int) -> np.random.Generator:
         """A generator of its own for each purpose, so that no question moves another's draws."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -12,10 +14,10 @@ from fnnet.check.fit import Pair, as_mean, as_sum, fit, size_of
 from fnnet.check.host import equations
 from fnnet.check.influence import Influence
 from fnnet.check.modes import NATIVE, Mode, epsilon
-from fnnet.check.report import Detail
+from fnnet.check.report import Detail, Finding
 from fnnet.check.tolerance import Compared
 
-__all__ = ["first_order", "fit", "narrow"]
+__all__ = ["first_order", "fit", "narrow", "running_sums"]
 
 Fitted = tuple[str, Detail]
 
@@ -78,6 +80,20 @@ def narrow(e: Any, number: int, c: Compared, mode: Mode) -> Fitted:
         f"d{e.case.paths[number]} is right in float64, and wrong in {_dtypes(e, mode)}: {detail}"
     )
     return code, detail
+
+
+def running_sums(findings: Sequence[Finding]) -> list[Finding]:
+    """Those that are wrong for a cotangent of one sign alone: their sums stop growing."""
+    found = []
+    for f in findings:
+        if f.verdict == "wrong":
+            words = (
+                f"d{f.arg} is right for a cotangent of both signs, and wrong for one of positive "
+                "numbers: a sum of many terms held in 16 bits stops growing. Add up in float32 "
+                "and cast last"
+            )
+            found.append(dataclasses.replace(f, diagnosis="dtype", detail=Detail(words=words)))
+    return found
 
 
 def computed_narrow(e: Any, c: Compared) -> Fitted | None:

@@ -46,6 +46,11 @@ class Evidence:
         self.paths = Paths(self)
 
     @functools.cached_property
+    def of_one_sign(self) -> Evidence:
+        """The same with a cotangent of positive numbers, for what is summed in 16 bits."""
+        return Evidence(self.case.of_one_sign())
+
+    @functools.cached_property
     def nondeterministic(self) -> str:
         """Between what the rule's gradient differs, in words; "" where it does not."""
         return difference(self.case)
@@ -90,6 +95,21 @@ class Evidence:
         if not self.case.has_oracle:
             return without_jumps(spread, want, lambda: want[None])
         return without_jumps(spread, want, lambda: self.arbiter.beside[i])
+
+    @functools.cached_property
+    def cancelled(self) -> float:
+        """What cancelling terms may leave of rounding: 1 - p of a softmax that is sure.
+
+        Terms inside of a rule are of the cotangent's size, however small the gradient they leave.
+        An output's own size counts to a thousand: beyond, it is an offset that no gradient has. In
+        float64 this is nothing; in fewer digits the bounds have their own measure of it.
+        """
+        case = self.case
+        if case.work is NATIVE:
+            return 0.0
+        outs = max((scale_of(widened(x)) for x in case.hand_at_args(case.work)[0]), default=0.0)
+        most = max((scale_of(x) for x in case.g), default=0.0)
+        return 8 * case.work_eps * most * min(max(outs, 1.0), 1e3)
 
     def rounding(self, i: int) -> float:
         """One bound for the whole of a gradient computed at another point of the same scale."""

@@ -111,6 +111,11 @@ def widened(x: Any) -> Any:
     return x.astype(np.float64)
 
 
+def in_16_bits(eps: float) -> bool:
+    """Whether a dtype of spacing `eps` is float16 or narrower: sums in it go wrong soon."""
+    return eps >= 2.0**-10
+
+
 def _finfo(dtype: Any) -> Any:
     return jnp.finfo(dtype)  # type: ignore[no-untyped-call]
 

@@ -7,8 +7,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
-from .row import bug, complex_normal, f32, normal, rule
+from .row import bug, complex_normal, f32, normal, positive, rule
 
 
 def el(name: str, f: Any, bwd: Any, codes: Any, x: Any = None, **options: Any) -> None:
@@ -148,3 +149,31 @@ el(
     ("scaled", "elements"),
     lambda: f32(0, 1, 4, 9),
 )
+
+
+def _running_sum(g, terms):
+    """Added up row by row in g's own dtype."""
+    return lax.scan(lambda a, t: (a + t, None), jnp.zeros_like(g[0]), terms.astype(g.dtype))[0]
+
+
+def _scaled_rows(x, s):
+    return (x.astype("float32") * s[None].astype("float32")).astype(x.dtype)
+
+
+for _dtype in ("bfloat16", "float16", "float32"):
+
+    @bug(f"scale of 1024 rows: ds a running sum in the cotangent's dtype, {_dtype}", "dtype")
+    def _(dtype=_dtype):
+        def bwd(args, y, g):
+            x, s = args
+            return (g * s[None]).astype(x.dtype), _running_sum(g, g * x).astype(s.dtype)
+
+        return rule(_scaled_rows, bwd), (positive(1024, 3, dtype=dtype), positive(3, dtype=dtype))
+
+
+@bug("bias of 4096 rows: db a running sum in bfloat16", "dtype", "scaled")
+def _():
+    return rule(lambda x, b: x + b[None], lambda a, y, g: (g, _running_sum(g, g))), (
+        normal(4096, 2, dtype="bfloat16"),
+        normal(2, dtype="bfloat16"),
+    )

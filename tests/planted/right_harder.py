@@ -345,3 +345,28 @@ def _():
     return rule(
         fw, lambda a, y, g: (g @ a[1].astype("float32").T, (a[0].T @ g).astype(a[1].dtype))
     ), (normal(8, 6), normal(6, 4, seed=1, dtype="bfloat16"))
+
+
+@right("scale of 1024 rows in bfloat16, summed in float32")
+def _():
+    def f(x, s):
+        return (x.astype("float32") * s[None].astype("float32")).astype(x.dtype)
+
+    def bwd(args, y, g):
+        x, s = args
+        wide = g.astype("float32")
+        ds = (wide * x.astype("float32")).sum(0).astype(s.dtype)
+        return (wide * s[None].astype("float32")).astype(x.dtype), ds
+
+    return rule(f, bwd), (positive(1024, 3, dtype="bfloat16"), positive(3, dtype="bfloat16"))
+
+
+for _logits in ((30, 0), (40, 0), (35, 0, 1), (20, 0)):
+
+    @right(f"softmax as in textbooks, sure of itself: {_logits}")
+    def _(logits=_logits):
+        def f(z):
+            e = jnp.exp(z - z.max())
+            return e / e.sum()
+
+        return rule(f, lambda a, p, g: (p * (g - (p * g).sum()),)), (f32(*logits),)

@@ -68,7 +68,7 @@ def _verdict(e: Evidence, path: str, number: int, answers: list[Any]) -> Finding
             unsure += 1
             continue
         bound = 10 * d.error + (1e-6 if case.work is not NATIVE else 1e-2) * abs(d.value)
-        bound += 1e-9 * scale + (1e-2 * scale if case.work is NATIVE else 0)
+        bound += e.cancelled + 1e-9 * scale + (1e-2 * scale if case.work is NATIVE else 0)
         if d.kink:
             low, high = sorted((d.left, d.right))
             margin = 10 * d.side_error + 1e-6 * max(abs(low), abs(high))

@@ -41,7 +41,7 @@ def ask(e: Evidence) -> list[Finding]:
         got = case.by_hand(case.values, g)
         size = abs(float(words.split()[1])) if "times" in words else 1.0
         for i in range(len(base)):
-            bound = (e.rounding(i) + 1e-9 * reach[i]) * size
+            bound = (e.rounding(i) + 1e-9 * reach[i] + e.cancelled) * size
             c = compared(got[i], _known(want[i], got[i]), bound)
             if i not in worst or (c.bad.any() and not worst[i][1].bad.any()):
                 worst[i] = (words, c)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from fnnet.check import diagnosis
@@ -63,7 +65,16 @@ def _in(e: Evidence, mode: Mode) -> list[Finding]:
             f"d{path} must be {mode.name} like the argument; the rule gives {raw[narrow[0]].dtype}"
         )
         return [Finding(name, "wrong", path, diagnosis="dtype", detail=Detail(words=words))]
-    return _compare(e, name, mode, values, [widened(x) for x in raw], auto)
+    found = _compare(e, name, mode, values, [widened(x) for x in raw], auto)
+    if all(f.verdict == "correct" for f in found):
+        # a running sum in 16 bits is seen where it grows
+        other = e.of_one_sign
+        hand, auto = (
+            run(values, other.case.g, mode) for run in (other.case.by_hand, other.case.by_truth)
+        )
+        grown = _compare(other, name, mode, values, hand, auto)
+        found = diagnosis.running_sums(grown) or found
+    return found
 
 
 def _compare(
@@ -86,7 +97,7 @@ def _compare(
     most, least = largest(mode.dtype), smallest(mode.dtype)
     findings = []
     for i, path in enumerate(case.paths):
-        bound = _bound(hand[i], wide_hand[i], want[i], auto[i], spread[i], eps)
+        bound = _bound(hand[i], wide_hand[i], want[i], auto[i], spread[i], (eps, case.work_eps))
         bound = bound + 64 * least
         # what autodiff overflows on is no measure
         lost = ~np.isfinite(auto[i]) | (np.abs(want[i]) > 0.1 * most)
@@ -104,15 +115,18 @@ def _compare(
     return findings or [Finding(name, "correct", bound=MARGIN / 2 * eps)]
 
 
-def _bound(hand, wide_hand, want, auto, spread, eps: float):  # type: ignore[no-untyped-def]
+def _bound(
+    hand: Any, wide_hand: Any, want: Any, auto: Any, spread: Any, spacings: tuple[float, float]
+) -> Any:
     """A few roundings, the problem's condition, autodiff's loss here, and the rule's own loss."""
+    eps, work_eps = spacings  # of the dtype in question, and of the rule in float64
     want = np.where(np.isfinite(want), want, 0)
     scale = scale_of(want)
     with np.errstate(all="ignore"):
         lost = np.nan_to_num(np.abs(auto - want), posinf=0.0)
         lost = np.minimum(lost, 8 * typical(lost) + 16 * eps * np.abs(want))
-        own = np.minimum(np.nan_to_num(np.abs(wide_hand - want)), 1e-12 * scale)
-    own = np.minimum(own * (eps / epsilon(np.float64)), 0.05 * scale)
+        own = np.minimum(np.nan_to_num(np.abs(wide_hand - want)), 5e3 * work_eps * scale)
+    own = np.minimum(own * (eps / work_eps), 0.05 * scale)
     return (
         MARGIN / 2 * eps * scale
         + 4 * smooth(np.minimum(spread, scale))

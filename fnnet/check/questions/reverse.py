@@ -13,7 +13,7 @@ import numpy as np
 
 from fnnet.check import diagnosis
 from fnnet.check.evidence import Evidence, finding
-from fnnet.check.modes import NATIVE, epsilon
+from fnnet.check.modes import NATIVE, epsilon, in_16_bits
 from fnnet.check.report import Detail, Finding
 from fnnet.check.tolerance import (
     MARGIN,
@@ -28,8 +28,8 @@ from fnnet.check.tolerance import (
 
 NAME = "reverse against autodiff"
 CANCELS = (
-    "the rule is right in float64; in this dtype its own rounding, by cancellation, is as large as "
-    "what it computes. Write the difference of near numbers another way"
+    "the rule's own rounding, by cancellation, is as large as what it computes here; where nothing "
+    "cancels it is right. Write the difference of near numbers another way"
 )
 
 
@@ -51,6 +51,10 @@ def ask(e: Evidence) -> list[Finding]:
         # a gradient that is 0 but for rounding is judged at the scale of what cancels in it
         scale = max(c.scale, 1e-6 * natural_scale(case, i)) or 1.0
         case.power[path] = float(np.quantile(c.bound, 0.9) / scale) if c.bound.size else 0.0
+        if c.bad.any() and not (c.bad & ~excused(c, e.cancelled)).any():
+            detail = Detail(words=CANCELS)
+            findings.append(finding(NAME, path, c, c.worst, "undecidable", None, detail))
+            continue
         judged = e.arbiter.judge(i, c)
         if judged.convicted:
             wrong.add(i)
@@ -78,7 +82,13 @@ def ask(e: Evidence) -> list[Finding]:
         c.error = settled
         findings.append(finding(NAME, path, c, c.worst, "correct", None, detail))
     if case.work is not NATIVE and case.native_eps > epsilon(np.float64):
-        findings += in_own_dtypes(e, wrong)
+        own = in_own_dtypes(e, wrong)
+        accused = wrong | {case.paths.index(f.arg) for f in own if f.verdict == "wrong"}
+        if in_16_bits(case.native_eps):
+            grown = diagnosis.running_sums(in_own_dtypes(e.of_one_sign, accused))
+            told = {f.arg for f in grown}
+            own = [f for f in own if f.arg not in told] + grown
+        findings += own
     return findings
 
 
@@ -123,8 +133,8 @@ def narrow_bound(e: Evidence, i: int, auto: Any, eps: float) -> Any:
         lost = np.abs(auto - want)
         lost = np.where(np.isfinite(lost), lost, 0.0)
         lost = np.minimum(lost, 4 * typical(lost) + 64 * eps * np.abs(want))
-        own = np.minimum(np.abs(e.hand[i] - want), 1e-12 * scale_of(want))
-    own = np.nan_to_num(own) * (eps / epsilon(np.float64))
+        own = np.minimum(np.abs(e.hand[i] - want), 5e3 * case.work_eps * scale_of(want))
+    own = np.nan_to_num(own) * (eps / case.work_eps)
     own = np.minimum(own, 0.05 * scale_of(want))
     scale = scale_of(want) or eps * natural_scale(case, i)
     return (

@@ -200,9 +200,23 @@ class Arbiter:
             return "kink" if low - margin <= got <= high + margin else "rule"
         if not np.isfinite(d.value) or d.error > 0.1 * abs(got - want):
             return "rule"
-        if abs(d.value - got) < 0.25 * abs(got - want) and not self.stops_gradients:
+        if abs(d.value - got) < 0.25 * abs(got - want) and not self._stopped(number, index):
             return "oracle"
         return "rule"
+
+    def _stopped(self, number: int, index: tuple[int, ...]) -> bool:
+        """Whether autodiff differs from differences because the function stops a gradient.
+
+        Then it does so beside the sample point too. Where the two agree there, a `stop_gradient`
+        somewhere in the function (that of a log-sum-exp's maximum, say) is not the reason.
+        """
+        if not self.stops_gradients:
+            return False
+        (beside, _), want = self.points(0), self.beside[number][0][index]
+        base = scale_of(self._case.values[number]) or 1.0
+        d = self.differences.element(number, index, at=beside, base=base)
+        agree = abs(d.value - np.real(want)) <= 10 * d.error + 1e-3 * abs(d.value)
+        return d.kink or not d.reliable or not agree
 
     @functools.cached_property
     def stops_gradients(self) -> bool:

@@ -68,17 +68,24 @@ class Differences:
 
         return jax.lax.map(at, ts) if len(ts) > 1 else [x[None] for x in at(ts[0])]
 
-    def along(self, v: Arrays, g: Arrays | None = None, base: float = 1.0) -> Derivative:
-        """The derivative of the sum of g·f along `v` at the caller's arguments.
+    def along(
+        self,
+        v: Arrays,
+        g: Arrays | None = None,
+        base: float = 1.0,
+        at: Arrays | None = None,
+    ) -> Derivative:
+        """The derivative of the sum of g·f along `v`.
 
         Args:
             v: a direction for every argument.
             g: the cotangent; the case's own by default.
             base: the largest step is a tenth of it.
+            at: where; at the caller's arguments by default.
         """
         case, mode = self._case, self._case.work
         ts = np.concatenate([STEPS, -STEPS]) * base
-        values = mode.cast(case.values, case.subject.values)
+        values = mode.cast(case.values if at is None else at, case.subject.values)
         eps = case.work_eps
         ts = ts.astype(np.float64 if mode.dtype is not None else np.float32)
         # a loop compiled around a callback may run it in another thread
@@ -110,12 +117,20 @@ class Differences:
         kink = bool(gap > 10 * side_error + least * size) and np.isfinite(gap)
         return Derivative(value, error, left, right, side_error, bool(kink))
 
-    def element(self, number: int, index: tuple[int, ...], imaginary: bool = False) -> Derivative:
-        """The derivative with respect to one element of one argument."""
+    def element(
+        self,
+        number: int,
+        index: tuple[int, ...],
+        imaginary: bool = False,
+        *,
+        at: Arrays | None = None,
+        base: float = 0.0,
+    ) -> Derivative:
+        """The derivative with respect to one element of one argument; `at`, `base` as `along`'s."""
         v = [np.zeros_like(x) for x in self._case.values]
         v[number][index] = 1j if imaginary else 1.0
         x = self._case.values[number]
-        return self.along(v, base=abs(x[index]) or scale_of(x) or 1.0)
+        return self.along(v, base=base or abs(x[index]) or scale_of(x) or 1.0, at=at)
 
     def projection(self, number: int, draw: int = 0) -> tuple[Arrays, Derivative]:
         """A random direction in one argument, and the derivative along it."""

@@ -54,10 +54,13 @@ class Case:
         reference: Callable[..., Any] | None,
         seed: list[int],
         budget_bytes: int | None = None,
+        *,
+        allow_no_rule: bool = False,
     ) -> None:
         self.subject = subject
         self.f = f
         self.budget_bytes = budget_bytes
+        self.allow_no_rule = allow_no_rule
         self.declared = reference is not None
         self.hand = subject.flat(f)
         self.truth = subject.flat(plain(f) if reference is None else reference)

@@ -11,12 +11,14 @@ import numpy as np
 from fnnet.check import settings
 from fnnet.check.evidence import Evidence
 from fnnet.check.modes import NATIVE
-from fnnet.check.questions import contract, reverse, value
+from fnnet.check.questions import contract, reverse, value, which_rule
 from fnnet.check.report import Report
 from fnnet.check.verify import make_case, make_report, seed_of
 
 
-def compare_gradients(loss: Callable[..., Any], *args: Any, key: Any = None) -> Report:
+def compare_gradients(
+    loss: Callable[..., Any], *args: Any, key: Any = None, allow_no_rule: bool = False
+) -> Report:
     """``jax.grad(loss)`` against ``jax.grad(plain(loss))``, leaf by leaf.
 
     In float64, elementwise, and again in the arguments' own dtypes. It asks less than `check_vjp`
@@ -26,6 +28,8 @@ def compare_gradients(loss: Callable[..., Any], *args: Any, key: Any = None) -> 
         loss: a function of pytrees of arrays that returns one real number.
         args: its arguments; the gradient is taken with respect to every float or complex array.
         key: a `jax.random.key` or an int, for the arbiter's draws.
+        allow_no_rule: whether a loss without any hand-written rule may be "correct"; by default it
+            is "undecidable", as autodiff is compared with itself then.
 
     Returns:
         A `Report` with a finding for every leaf, named by its path.
@@ -45,7 +49,7 @@ def compare_gradients(loss: Callable[..., Any], *args: Any, key: Any = None) -> 
         ('correct', "params['b']")
     """
     with settings.native(), np.errstate(all="ignore"):
-        case = make_case(loss, args, None, None, seed_of(key), None, None)
+        case = make_case(loss, args, None, None, seed_of(key), None, None, allow_no_rule)
         outs = case.out_types(NATIVE)
         if [t.shape for t in outs] != [()] or jnp.issubdtype(outs[0].dtype, jnp.complexfloating):
             got = ", ".join(f"{t.dtype}{list(t.shape)}" for t in outs)
@@ -61,4 +65,6 @@ def compare_gradients(loss: Callable[..., Any], *args: Any, key: Any = None) -> 
             case.choose_mode()
             evidence = Evidence(case)
             findings += [*reverse.ask(evidence), *value.ask(evidence)]
+            if which_rule.rule_names(case) == []:
+                findings.append(which_rule.no_rule(allowed=allow_no_rule))
         return make_report(case, findings)

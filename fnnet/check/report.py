@@ -117,6 +117,11 @@ class Report:
         return self.verdict != "wrong"
 
     @property
+    def no_rule(self) -> bool:
+        """Whether nothing was there to check: no hand-written rule, or nothing to differentiate."""
+        return any(f.detail.get("no_rule") for f in self.findings)
+
+    @property
     def wrong(self) -> tuple[Finding, ...]:
         """The findings that say "wrong"."""
         return tuple(f for f in self.findings if f.verdict == "wrong")

@@ -63,6 +63,7 @@ def check_vjp(
     argnums: int | Sequence[int] | None = None,
     budget_bytes: int | None = None,
     stop_early: bool = False,
+    allow_no_rule: bool = False,
 ) -> Report:
     """Say whether the reverse-mode derivative of `f` is right at `args`.
 
@@ -79,6 +80,9 @@ def check_vjp(
         argnums: the positions of the arguments to differentiate; all by default.
         budget_bytes: the most that the backward pass may keep.
         stop_early: leave out the questions after the first one that found something wrong.
+        allow_no_rule: whether a function without any hand-written rule may be "correct". By default
+            it is "undecidable": autodiff compared with itself says nothing, and most often the
+            function was passed that a rule was made for, not the one with the rule.
 
     Returns:
         A `Report`; its `verdict` is "correct", "wrong" or "undecidable".
@@ -98,7 +102,7 @@ def check_vjp(
         >>> report.verdict, report.diagnosis, round(report.wrong[0].detail["factor"], 4)
         ('wrong', 'scaled', 0.6667)
     """
-    options = (reference, kwargs, seed_of(key), argnums, budget_bytes)
+    options = (reference, kwargs, seed_of(key), argnums, budget_bytes, allow_no_rule)
     with settings.native(), np.errstate(all="ignore"):
         report = _check(f, args, options, stop_early)
         if report.diagnosis and _refused_by_strictness(report):
@@ -121,8 +125,8 @@ def _check(f: Callable[..., Any], args: Any, options: Any, stop_early: bool) -> 
     case = make_case(f, args, *options)
     if not case.values:
         words = "no argument is a float or complex array: there is nothing to differentiate"
-        skipped = Finding("contract", "skipped", detail=Detail(words=words))
-        return Report(case.subject.name, (skipped,))
+        detail = Detail(words=words, no_rule=not case.allow_no_rule)
+        return Report(case.subject.name, (Finding("contract", "undecidable", detail=detail),))
     findings = contract.ask(case)
     if all(f.verdict != "wrong" for f in findings):
         findings += contract.runs(case)
@@ -141,7 +145,7 @@ def _check(f: Callable[..., Any], args: Any, options: Any, stop_early: bool) -> 
 
 
 def assert_vjp(f: Callable[..., Any], args: Any, **options: Any) -> Report:
-    """`check_vjp` that raises if the gradient is wrong; for tests.
+    """`check_vjp` that raises if the gradient is wrong, or if there is no rule to check; for tests.
 
     Args:
         f: as for `check_vjp`.
@@ -152,7 +156,8 @@ def assert_vjp(f: Callable[..., Any], args: Any, **options: Any) -> Report:
         The report, which is "correct" or "undecidable".
 
     Raises:
-        GradientError: an AssertionError whose message is the report.
+        GradientError: an AssertionError whose message is the report. Also where no hand-written
+            rule is in the function, or nothing in it is differentiated, unless `allow_no_rule`.
 
     Example:
         >>> import jax.numpy as jnp
@@ -162,7 +167,7 @@ def assert_vjp(f: Callable[..., Any], args: Any, **options: Any) -> Report:
         'correct'
     """
     report = check_vjp(f, args, **options)
-    if report.verdict == "wrong":
+    if report.verdict == "wrong" or report.no_rule:
         raise GradientError(report)
     return report
 
@@ -175,6 +180,7 @@ def make_case(
     seed: list[int],
     argnums: int | Sequence[int] | None,
     budget: int | None,
+    allow_no_rule: bool,
 ) -> Case:
     """The case, with Python floats differentiated if the function takes them traced."""
     both = [take_apart(f, args, kwargs, argnums, numbers=numbers) for numbers in (True, False)]
@@ -182,11 +188,11 @@ def make_case(
         try:
             with NATIVE.context():
                 jax.eval_shape(both[0].flat(f), both[0].values, both[0].others)
-            return Case(f, both[0], reference, seed, budget)
+            return Case(f, both[0], reference, seed, budget, allow_no_rule=allow_no_rule)
         except Exception:
             if not both[1].values:
                 raise
-    return Case(f, both[1], reference, seed, budget)
+    return Case(f, both[1], reference, seed, budget, allow_no_rule=allow_no_rule)
 
 
 def _asked(question: Any, e: Evidence) -> list[Finding]:

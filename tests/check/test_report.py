@@ -99,7 +99,8 @@ def test_keywords_statics_none_and_numbers():
         return x**power * scale + (0 if bias is None else bias)
 
     x = jnp.linspace(0.5, 1.5, 5)
-    report = check_vjp(f, (x, 3), kwargs={"scale": jnp.asarray(2.0), "bias": x})
+    options = {"kwargs": {"scale": jnp.asarray(2.0), "bias": x}, "allow_no_rule": True}
+    report = check_vjp(f, (x, 3), **options)
     assert report.verdict == "correct"
     assert {"x", "bias"} <= {finding.arg for finding in report.findings}
     (fixed,) = [finding for finding in report.findings if finding.arg == "scale"]
@@ -131,13 +132,24 @@ def test_nothing_to_differentiate():
     report = check_vjp(lambda i: i + 1, (jnp.arange(3),))
     assert report.verdict == "undecidable"
     assert "nothing to differentiate" in str(report)
+    with pytest.raises(GradientError, match="nothing to differentiate"):
+        assert_vjp(lambda i: i + 1, (jnp.arange(3),))
+    assert assert_vjp(lambda i: i + 1, (jnp.arange(3),), allow_no_rule=True).ok
 
 
-def test_a_function_without_rule_is_told():
-    report = check_vjp(jnp.sin, (jnp.linspace(0.0, 1.0, 3),))
+def test_a_function_without_rule_is_not_correct():
+    """The usual typo passes the function that a rule was made for, not the one with the rule."""
+    args = (jnp.linspace(0.0, 1.0, 3),)
+    report = check_vjp(jnp.sin, args)
     (which,) = [f for f in report.findings if f.check == "which rule ran"]
-    assert which.verdict == "skipped"
+    assert report.verdict == which.verdict == "undecidable"
     assert "no custom rule" in str(which.detail)
+    with pytest.raises(GradientError, match="no custom rule"):
+        assert_vjp(jnp.sin, args)
+    assert check_vjp(jnp.sin, args, allow_no_rule=True).verdict == "correct"
+    loss = lambda x: jnp.sin(x).sum()  # noqa: E731
+    assert compare_gradients(loss, *args).no_rule
+    assert compare_gradients(loss, *args, allow_no_rule=True).verdict == "correct"
 
 
 def test_budget_of_residual_bytes():
@@ -165,7 +177,7 @@ def test_compare_gradients_leaf_by_leaf():
 
     x, w, b = lin_args()
     args = ({"w": w, "b": b}, x)
-    right = compare_gradients(loss(lin), *args)
+    right = compare_gradients(loss(fnnet.lin), *args)
     assert right.verdict == "correct"
     assert {"params['w']", "params['b']", "x"} <= {f.arg for f in right.findings}
     report = compare_gradients(loss(wrong), *args)

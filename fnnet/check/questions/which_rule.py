@@ -14,6 +14,19 @@ from fnnet.check.report import Detail, Finding
 
 NAME = "which rule ran"
 
+# in the names of primitives that hold what a user wrote in place of, or beside, a derivative
+HAND_WRITTEN = (
+    "custom_vjp",
+    "custom_jvp",
+    "custom_lin",
+    "custom_root",
+    "custom_vmap",
+    "linear_call",
+    "callback",
+    "pallas_call",
+    "ffi_call",
+)
+
 TRANSFORMS: dict[str, Callable[[Callable[..., Any]], Callable[..., Any]]] = {
     "jit": jax.jit,
     "checkpoint": jax.checkpoint,
@@ -31,11 +44,7 @@ def ask(e: Evidence) -> list[Finding]:
         words = "the function cannot be traced"
         return [Finding(NAME, "skipped", detail=Detail(words=words))]
     if not names:
-        words = (
-            "no custom rule is in this function: autodiff was compared with itself. Was defvjp "
-            "called on another object?"
-        )
-        return [Finding(NAME, "skipped", detail=Detail(words=words, rules=[]))]
+        return [no_rule(allowed=case.allow_no_rule)]
     if (
         not case.has_oracle
         or case.declared
@@ -58,6 +67,18 @@ def ask(e: Evidence) -> list[Finding]:
     return [Finding(NAME, "correct", detail=Detail(words=words, rules=names))]
 
 
+def no_rule(*, allowed: bool) -> Finding:
+    """What is said where nothing is hand-written: a comparison of autodiff with itself is none."""
+    words = (
+        "no custom rule is in this function: autodiff was compared with itself. Was defvjp called "
+        "on another object, or the function passed that the rule was made for?"
+    )
+    if allowed:
+        return Finding(NAME, "skipped", detail=Detail(words=words, rules=[]))
+    words += " If there is none on purpose, say allow_no_rule=True"
+    return Finding(NAME, "undecidable", detail=Detail(words=words, rules=[], no_rule=True))
+
+
 def rule_names(case: Case) -> list[str] | None:
     """The names of the custom rules in the function; None if it cannot be traced."""
     with case.work.context():
@@ -69,11 +90,7 @@ def rule_names(case: Case) -> list[str] | None:
             return None
     found = []
     for eqn in equations(jaxpr):
-        if (
-            "custom_vjp" in eqn.primitive.name
-            or "custom_jvp" in eqn.primitive.name
-            or "_prim" in eqn.params
-        ):
+        if any(word in eqn.primitive.name for word in HAND_WRITTEN) or "_prim" in eqn.params:
             found.append(str(eqn.params.get("name") or _called(eqn) or eqn.primitive.name))
     return list(dict.fromkeys(found))
 

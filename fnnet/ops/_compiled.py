@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable
-from typing import Any, ParamSpec, Protocol, TypeVar, cast, runtime_checkable
+from typing import Any, ParamSpec, TypeVar
 
 import jax
 
@@ -19,32 +19,17 @@ from fnnet.ops._checks import describe, is_array_or_number
 from fnnet.ops._options import Kind
 
 P = ParamSpec("P")
-R = TypeVar("R", covariant=True)
+R = TypeVar("R")
 
 
-@runtime_checkable
-class Op(Protocol[P, R]):
-    """A public op: called, or lowered for `jax.stages` as any jitted function."""
-
-    __name__: str
-
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
-        """Run the op."""
-        ...
-
-    def lower(self, *args: P.args, **kwargs: P.kwargs) -> jax.stages.Lowered:
-        """The op's program at these arguments, as `jax.jit(f).lower`."""
-        ...
-
-
-def compiled(**kinds: Kind) -> Callable[[Callable[P, R]], Op[P, R]]:
+def compiled(**kinds: Kind) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Decorate a public op with `jax.jit`; `kinds` says what each of its options may be.
 
     An option is part of the program. One that comes as an array (a number that is traced, say: see
     `_options.number`) is an argument of the program instead.
     """
 
-    def decorate(f: Callable[P, R]) -> Op[P, R]:
+    def decorate(f: Callable[P, R]) -> Callable[P, R]:
         name, signature = f.__name__, inspect.signature(f)
         by_place = [kinds.get(p) for p in signature.parameters]
         names = list(signature.parameters)
@@ -84,12 +69,7 @@ def compiled(**kinds: Kind) -> Callable[[Callable[P, R]], Op[P, R]]:
                 _explain(name, signature, given, options, kinds, error)
                 raise
 
-        def lower(*args: P.args, **kwargs: P.kwargs) -> jax.stages.Lowered:
-            run, given, options = entered(args, kwargs)
-            return run.lower(*given, **options)  # type: ignore[no-any-return]
-
-        op.lower = lower  # type: ignore[attr-defined]
-        return cast(Op[P, R], op)
+        return op
 
     return decorate
 

@@ -1,0 +1,200 @@
+"""No less exact than others: large offsets, scales of 10^±18, saturated inputs, 16 and 32 bits.
+
+Each op is compared with its peers (jax.nn, optax; PyTorch where it is installed) at one batch whose
+samples are the situations, so that a dtype costs one compilation. Exact is the NumPy twin in
+extended precision, given the same rounded inputs. An error is the greatest of a sample (of a leaf
+that has no samples: of the leaf), relative to the greatest number there, in units of rounding of
+the dtype. It may be
+
+- at most `FACTOR` times the best peer's, or `FLOOR` units, where the peer has luck;
+- and at most `within` units, whatever the peers do, where the row says so: there fnnet keeps the
+  digits that peers lose.
+
+A new op is a new row.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import fnnet
+from fnnet.proof import reference as twin
+
+DTYPES = ["float32", "bfloat16", "float16"]
+FACTOR = 4
+FLOOR = 4
+CLASSES = 16
+
+
+class Row(NamedTuple):
+    """One op, called in one way.
+
+    Attributes:
+        name: of the row.
+        op: a function of the drawn arrays.
+        value, vjp: of the twin, likewise; `vjp` takes the cotangent as its last argument and gives
+            one for each array.
+        draw: from a generator and the greatest number of the dtype, the arrays.
+        peers: by name, functions as `op`.
+        torch: the same as a function of the module `torch` that returns such a function.
+        within: units of rounding the error may have, whatever the peers' is; None for any.
+        alone: whether the samples, along the first axis, are compared one by one.
+    """
+
+    name: str
+    op: Callable[..., Any]
+    value: Callable[..., Any]
+    vjp: Callable[..., Any]
+    draw: Callable[[np.random.Generator, float], list[Any]]
+    peers: Mapping[str, Callable[..., Any]]
+    torch: Callable[[Any], Callable[..., Any]] | None = None
+    within: float | None = None
+    alone: bool = True
+
+
+def situations(rng: np.random.Generator, most: float, n: int = CLASSES) -> Any:
+    """Samples of n numbers: offsets of 10^0 to 10^6, scales of 10^±18, one far above the rest."""
+    rows = [rng.normal(size=n)]
+    rows += [rng.normal(size=n) + min(10.0**k, most / 8) for k in range(7) for _ in range(4)]
+    rows += [rng.normal(size=n) * min(10.0**k, most / 8) for k in (-18, -6, 1, 2, 4, 18)]
+    for gap in (5, 10, 20, 30):  # saturated, at the first, a middle and the last place, and a tie
+        for place in (0, n // 2, n - 1):
+            row = rng.normal(size=n)
+            row[place] += gap
+            rows.append(row)
+    rows.append(np.where(np.arange(n) < 2, 20.0, rng.normal(size=n)))
+    return np.stack(rows)
+
+
+def _logits(rng: np.random.Generator, most: float) -> list[Any]:
+    return [situations(rng, most)]
+
+
+def _top(z: Any) -> Any:
+    """Labels that depend on nothing but the logits: the greatest for most, else the third."""
+    at = jnp.argmax(z, -1) if isinstance(z, jax.Array) else np.argmax(z, -1)
+    return (at + 2 * (np.arange(len(z)) % 3 == 0)) % z.shape[-1]
+
+
+def _distributions(rng: np.random.Generator, most: float) -> list[Any]:
+    z = situations(rng, most)
+    t = rng.dirichlet(np.full(CLASSES, 0.3), len(z))
+    return [z, np.where((np.arange(len(z)) % 2 == 0)[:, None], t, np.eye(CLASSES)[_top(z)])]
+
+
+EACH = {"reduction": "none"}
+
+
+ROWS = [
+    Row(
+        "softmax",
+        fnnet.softmax,
+        twin.softmax,
+        twin.softmax_vjp,
+        _logits,
+        {"jax.nn": jax.nn.softmax},
+        torch=lambda torch: lambda z: torch.softmax(z, -1),
+    ),
+    Row(
+        "log_softmax",
+        fnnet.log_softmax,
+        twin.log_softmax,
+        twin.log_softmax_vjp,
+        _logits,
+        {"jax.nn": jax.nn.log_softmax},
+        torch=lambda torch: lambda z: torch.log_softmax(z, -1),
+    ),
+    Row(
+        "cross_entropy of classes",
+        lambda z: fnnet.cross_entropy(z, _top(z), **EACH),
+        lambda z: twin.cross_entropy(z, _top(z), **EACH),
+        lambda z, g: twin.cross_entropy_vjp(z, _top(z), g, **EACH)[:1],
+        _logits,
+        {"optax": lambda z: optax.losses.softmax_cross_entropy_with_integer_labels(z, _top(z))},
+    ),
+    Row(
+        "cross_entropy of distributions",
+        lambda z, t: fnnet.cross_entropy(z, t, **EACH),
+        lambda z, t: twin.cross_entropy(z, t, **EACH),
+        lambda z, t, g: twin.cross_entropy_vjp(z, t, g, **EACH),
+        _distributions,
+        {"optax": optax.losses.softmax_cross_entropy},
+        torch=lambda torch: lambda z, t: torch.nn.functional.cross_entropy(z, t, reduction="none"),
+    ),
+]
+
+
+def passes(f: Callable[..., Any], args: list[Any], g: Any) -> list[Any]:
+    """The value and the cotangents, as extended precision."""
+
+    def both(args: list[Any], g: Any) -> Any:
+        out, vjp = jax.vjp(f, *args)
+        return [out, *vjp(g.astype(out.dtype))]
+
+    return [np.asarray(x.astype("float64"), np.longdouble) for x in jax.jit(both)(args, g)]
+
+
+def of_torch(f: Callable[..., Any], args: list[Any], g: Any) -> list[Any]:
+    import torch
+
+    dtype = getattr(torch, str(args[0].dtype))
+    given = [torch.tensor(np.asarray(a, "float64")).to(dtype).requires_grad_() for a in args]
+    out = f(*given)
+    out.backward(torch.tensor(np.asarray(g, "float64")).to(dtype))
+    return [
+        x.detach().double().numpy().astype(np.longdouble) for x in (out, *(a.grad for a in given))
+    ]
+
+
+def errors(got: list[Any], exact: list[Any], alone: bool, dtype: str) -> list[Any]:
+    """In units of rounding, for every sample of every leaf."""
+    unit = float(jnp.finfo(dtype).eps) / 2
+    least = float(jnp.finfo(dtype).smallest_normal)  # processors flush what is below to 0
+    found = []
+    for g, e in zip(got, exact, strict=True):
+        axes = tuple(range(1, e.ndim)) if alone else None
+        size = np.maximum(np.abs(e).max(axes), least)
+        with np.errstate(invalid="ignore"):
+            error = np.abs(g - e).max(axes) / size / unit
+        found.append(np.where(np.isfinite(error), error, np.inf))
+    return found
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("row", [pytest.param(r, id=r.name) for r in ROWS])
+def test_no_less_exact_than_the_best_peer(row: Row, dtype: str) -> None:
+    rng = np.random.default_rng(0)
+    args = [jnp.asarray(a, dtype) for a in row.draw(rng, float(jnp.finfo(dtype).max))]
+    wide = [np.asarray(a.astype("float64"), np.longdouble) for a in args]
+    value = row.value(*wide)
+    g = jnp.asarray(rng.normal(size=np.shape(value)), dtype)
+    exact = [np.asarray(value), *row.vjp(*wide, np.asarray(g.astype("float64"), np.longdouble))]
+
+    theirs = [passes(f, args, g) for f in row.peers.values()]
+    if row.torch and importlib.util.find_spec("torch"):
+        import torch
+
+        theirs.append(of_torch(row.torch(torch), args, g))
+    best = [
+        np.minimum.reduce(leaf)
+        for leaf in zip(*(errors(t, exact, row.alone, dtype) for t in theirs), strict=True)
+    ]
+    ours = errors(passes(row.op, args, g), exact, row.alone, dtype)
+    for number, (error, peer) in enumerate(zip(ours, best, strict=True)):
+        allowed = np.maximum(FACTOR * peer, FLOOR)
+        if row.within is not None:
+            allowed = np.minimum(allowed, row.within)
+        where = np.argmax(error / allowed)
+        leaf = "the value" if number == 0 else f"the cotangent of argument {number - 1}"
+        assert (error <= allowed).all(), (
+            f"{leaf}, sample {where}: {np.ravel(error)[where]:.3g} units of rounding, "
+            f"the best peer {np.ravel(peer)[where]:.3g}"
+        )

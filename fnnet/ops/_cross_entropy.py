@@ -1,32 +1,51 @@
 """Softmax cross entropy, from logits.
 
-    cross_entropy : logits z (..., c), labels (...) or t (..., c), weights w (...) -> loss
+    cross_entropy : logits z (..., c), labels y (...) or t (..., c), weights u (...), v (c) -> loss
 
 Axes: j, k of the c classes; p over all leading axes (the samples).
 
 Forward
-    t_pj  the label's distribution: for an integer label 1 at its class, else 0
-    t'_pj = (1 - s) t_pj + s/c                       s is the smoothing
-    l_p   = log Σ_j exp(z_pj)                        the log-sum-exp
-    e_p   = -Σ_j t'_pj (z_pj - l_p) + ζ l_p²         ζ is the z-loss
-    loss  = w_p e_p             for reduction "none"
-            Σ_p w_p e_p         for "sum"
-            Σ_p w_p e_p / Σ_p w_p   for "mean"       ignored samples have w_p = 0
+    t_pj  the label's distribution: for an integer label 1 at its class y_p, else 0
+    t'_pj = (1 - σ) t_pj + σ/c                       σ is the smoothing
+    m_p   = max_j z_pj,  s_p = Σ_j exp(z_pj - m_p),  l_p = m_p + log s_p, the log-sum-exp
+    e_p   = Σ_j t'_pj (l_p - z_pj) + ζ l_p²          ζ is the z-loss
+    w_p   = u_p v_{y_p}                              1 where none are given; 0 for ignored samples
+    loss  = w_p e_p                 for reduction "none"
+            Σ_p w_p e_p             for "sum"
+            Σ_p w_p e_p / Σ_p w_p   for "mean"
+
+    Nowhere is l - z formed, which has lost log s where z is large, but (m - z) + log s: both terms
+    are positive. For an integer label, with R = Σ_{j≠y} exp(z_j - m) and o = exp(z_y - m),
+        l - z_y = (m - z_y) + log1p(R + (o - 1))     R + o = s; where y is the greatest o is 1, and
+                                                     the loss is log1p(R), however small
+        e       = (1 - σ) (m - z_y) + σ/c Σ_j (m - z_j) + log s + ζ l²
+    For a distribution log s is log1p(s - 1) in the same way, where one class is above all others.
 
 Backward. Let a_p = ∂L/∂e_p: it is g_p w_p, or g w_p, or g w_p / Σ w.
     ∂l_p/∂z_pk = exp(z_pk - l_p) = p_pk, the softmax. With T_p = Σ_j t'_pj (1 for an integer label):
         e_p = -Σ_j t'_pj z_pj + T_p l_p + ζ l_p²
         dz_pk = a_p (p_pk (T_p + 2 ζ l_p) - t'_pk)
-        dt_pk = a_p (1 - s) (l_p - z_pk)
-        dw_p  = g_p e_p, or g e_p, or g (e_p - loss) / Σ w    w_p is in the quotient twice
+        dt_pk = a_p (1 - σ) (l_p - z_pk)
+    For an integer label p_y - 1 = -R/s: minus the sum of the others, not a difference that rounding
+    eats. So
+        dz_k = a (p_k (1 + 2 ζ l) - σ/c),   dz_y = a (-(1 - σ) R/s + (σ + 2 ζ l) o/s - σ/c)
+    For a distribution t' - p T is a projection of t', which is applied twice (the tail in
+    _softmax.py). With W = ∂L/∂w_p = g_p e_p, or g e_p, or g (e_p - loss) / Σ w, as w_p is in that
+    quotient twice,
+        du_p = W_p v_{y_p}                dv_k = Σ_{p: y_p = k} W_p u_p
 
 Residuals
-    z in its own dtype, the caller's array, and one number a sample: its greatest logit m, or l for
-    distributions, whose own cotangent wants it. The softmax is one exponential and one sum away
-    (with m they are the forward's own: _softmax.py says what that saves), so no array of the
-    logits' size is stored. e is stored where dw is asked for, one number a sample again. Labels and
-    weights are the caller's.
+    z in its own dtype, the caller's array, and two or three numbers a sample: m, R and o, or m and
+    log s. The softmax is one exponential and one sum away (with m they are the forward's own:
+    _softmax.py says what that saves), so no array of the logits' size is stored. e is stored where
+    du or dv is asked for, one number a sample again. Labels and weights are the caller's.
     The label's logit is gathered; its one-hot is compared for on the fly, never scattered.
+
+What counts
+    An ignored sample is as if it were not there, whatever its logits. So is a class of logit -inf
+    that has no part in the label: its dz and dt are 0. A label that is no class makes its sample's
+    loss and derivative NaN. The mean of nothing (no sample, or all weights 0) is 0; weights that
+    cancel each other are not nothing, and their mean is a division by 0.
 
 References
     C. Szegedy et al., Rethinking the Inception architecture, arXiv:1512.00567 (smoothing).
@@ -35,7 +54,7 @@ References
 
 from __future__ import annotations
 
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -45,23 +64,24 @@ from jaxtyping import Array, Float, Num
 from fnnet.ops._checks import describe, floats
 from fnnet.ops._compiled import compiled
 from fnnet.ops._options import choice, number, whole_number
-from fnnet.ops._softmax import exponentials, greatest
-from fnnet.rules import Static, register
-
-Reduction: TypeAlias = Literal["none", "mean", "sum"]
-
-
-class Options(NamedTuple):
-    """What a loss is computed with, beside its arrays."""
-
-    smoothing: float
-    z_loss: float
-    ignore_index: int | None
-    reduction: Reduction
-
+from fnnet.ops._sample_losses import (
+    OfClass,
+    OfDistribution,
+    Options,
+    Reduction,
+    as_labels,
+    cotangent_of_class,
+    cotangents_of_distribution,
+    counting,
+    exponentials_of_others,
+    hot,
+    losses,
+)
+from fnnet.ops._sample_weights import Weights, of_weights, reduced, shares, weighted
+from fnnet.rules import register
 
 Residuals: TypeAlias = tuple[
-    jax.Array, jax.Array, jax.Array | None, jax.Array, jax.Array | None, Static
+    jax.Array, jax.Array, Weights, OfClass | OfDistribution, jax.Array | None, Options
 ]
 
 
@@ -78,6 +98,7 @@ def cross_entropy(
     smoothing: float = 0.0,
     z_loss: float = 0.0,
     weights: Float[ArrayLike, "*batch"] | None = None,
+    class_weights: Float[ArrayLike, " c"] | None = None,
     ignore_index: int | None = None,
     reduction: Reduction = "mean",
 ) -> Float[Array, "..."]:
@@ -86,13 +107,19 @@ def cross_entropy(
     Args:
         logits: shape (..., c), real floating point; -inf is a class of probability 0.
         labels: classes as integers of shape (...), or distributions of shape (..., c), which may be
-            differentiated too. A class that is not in 0..c-1, and is not ignored, gives NaN.
-        smoothing: the share of each label that is spread over all classes, from 0 to 1.
-        z_loss: factor of the squared log-sum-exp, which keeps logits from drifting.
+            differentiated too. A class that is not in 0..c-1, and is not ignored, gives NaN, in
+            the loss and in the gradient of its logits.
+        smoothing: the share of each label that is spread over all classes, from 0 to 1; may be
+            traced (a schedule), but has no derivative.
+        z_loss: factor of the squared log-sum-exp, which keeps logits from drifting; may be traced,
+            but has no derivative.
         weights: of the samples, shape (...); 1 by default.
+        class_weights: of the classes, shape (c,), for integer labels: the same as
+            ``weights=class_weights[labels]``, times `weights` where both are given.
         ignore_index: an integer label whose samples have no loss, no gradient, and do not count.
         reduction: "none" for shape (...), "sum", or "mean": the sum over the sum of the weights
-            that count, and 0 if nothing counts.
+            that count, and 0 if nothing counts. Weights that add up to 0 and are not 0 themselves
+            give an infinity or NaN.
 
     Returns:
         The loss, in the logits' dtype; float16 and bfloat16 are computed in float32.
@@ -110,115 +137,46 @@ def cross_entropy(
         >>> [f"{d:.4f}" for d in jax.grad(cross_entropy)(logits, labels)[0, :2].tolist()]
         ['-0.1800', '0.0200']
     """
-    z, w = floats("cross_entropy", optional=("weights",), logits=logits, weights=weights)
+    z, u, v = floats(
+        "cross_entropy",
+        optional=("weights", "class_weights"),
+        logits=logits,
+        weights=weights,
+        class_weights=class_weights,
+    )
     options = Options(smoothing, z_loss, ignore_index, reduction)
-    require_labels("cross_entropy", z.shape, labels, w, options)
-    return _cross_entropy(z, as_labels(labels), w, options=Static(options))
-
-
-def _is_distribution(labels: jax.Array) -> bool:
-    return jnp.issubdtype(labels.dtype, jnp.floating)
-
-
-def as_labels(given: Any) -> jax.Array:
-    """An array; integers of 8 and 16 bits, which may be too few to count the classes, as int32."""
-    labels: jax.Array = jnp.asarray(given)
-    few = jnp.issubdtype(labels.dtype, jnp.integer) and labels.dtype.itemsize < 4
-    return labels.astype(jnp.int32) if few else labels
-
-
-def counting(labels: jax.Array, options: Options) -> jax.Array | None:
-    """Which samples count, or None for all."""
-    if options.ignore_index is None or _is_distribution(labels):
-        return None
-    return labels != options.ignore_index
-
-
-def _targets(labels: jax.Array, c: int, dtype: Any, options: Options) -> jax.Array:
-    """The smoothed distributions t'."""
-    s = options.smoothing
-    if _is_distribution(labels):
-        return (1 - s) * labels.astype(dtype) + s / max(c, 1)
-    hot = labels[..., None] == jnp.arange(c, dtype=labels.dtype)[(None,) * labels.ndim]
-    on, off = (jnp.full((), v, dtype) for v in (1 - s + s / max(c, 1), s / max(c, 1)))
-    return jnp.where(hot, on, off)
-
-
-def _each(logits: jax.Array, labels: jax.Array, options: Options) -> tuple[jax.Array, jax.Array]:
-    """e of each sample, and m or l, which the backward pass wants."""
-    m = greatest(logits)
-    _, s = exponentials(logits, m)
-    l = m + jnp.log(s)
-    of = _of_distribution if _is_distribution(labels) else _of_class
-    e = of(logits, labels, l, options)
-    if options.z_loss:
-        e = e + options.z_loss * l[..., 0] ** 2
-    counts = counting(labels, options)
-    if counts is not None:
-        e = jnp.where(counts, e, jnp.zeros((), e.dtype))
-    return e, (l if _is_distribution(labels) else m)[..., 0]
-
-
-def _of_distribution(
-    logits: jax.Array, labels: jax.Array, l: jax.Array, options: Options
-) -> jax.Array:
-    t = _targets(labels, logits.shape[-1], l.dtype, options)
-    q = logits.astype(l.dtype) - l
-    # a class that has no part in t' may have probability 0: 0 times -inf would be NaN
-    return -jnp.sum(jnp.where(t == 0, jnp.zeros((), l.dtype), t * q), -1)
-
-
-def _of_class(logits: jax.Array, labels: jax.Array, l: jax.Array, options: Options) -> jax.Array:
-    """l - (1 - s) z_y - s/c Σ_j z_j: no pass over all classes where there is no smoothing."""
-    c, share = logits.shape[-1], options.smoothing
-    if not c:
-        return jnp.full(labels.shape, jnp.nan, l.dtype)
-    known = (labels >= 0) & (labels < c)
-    at = jnp.where(known, labels, jnp.zeros((), labels.dtype))[..., None]
-    chosen = jnp.take_along_axis(logits, at, -1, mode="clip").astype(l.dtype)
-    e = l - (1 - share) * chosen if share else l - chosen
-    if share:
-        e = e - share / c * jnp.sum(logits, -1, keepdims=True, dtype=l.dtype)
-    return jnp.where(known, e[..., 0], jnp.full((), jnp.nan, e.dtype))
-
-
-def weighted(
-    like: jax.Array, labels: jax.Array, weights: jax.Array | None, options: Options
-) -> jax.Array:
-    """The samples' weights: 0 for those that do not count."""
-    w = jnp.ones(like.shape, like.dtype) if weights is None else weights.astype(like.dtype)
-    counts = counting(labels, options)
-    return w if counts is None else jnp.where(counts, w, jnp.zeros((), w.dtype))
-
-
-def total_weight(w: jax.Array) -> jax.Array:
-    """The sum of the weights, made 1 where nothing counts: the mean of nothing is 0."""
-    total = jnp.sum(w)
-    return jnp.where(total == 0, jnp.ones((), w.dtype), total)
-
-
-def reduced(e: jax.Array, w: jax.Array, options: Options) -> jax.Array:
-    if options.reduction == "none":
-        return w * e
-    total = jnp.sum(w * e)
-    return total if options.reduction == "sum" else total / total_weight(w)
+    require_labels("cross_entropy", z.shape, labels, Weights(u, v), options)
+    return _cross_entropy(z, as_labels(labels), u, v, options=options)
 
 
 def _forward(
-    logits: jax.Array, labels: jax.Array, weights: jax.Array | None, *, options: Static
+    logits: jax.Array,
+    labels: jax.Array,
+    weights: jax.Array | None,
+    class_weights: jax.Array | None,
+    *,
+    options: Options,
 ) -> jax.Array:
-    e, _ = _each(logits, labels, options.value)
-    w = weighted(e, labels, weights, options.value)
-    return reduced(e, w, options.value).astype(logits.dtype)
+    counts = counting(labels, options)
+    if counts is not None:  # autodiff of what follows meets 0 times NaN, else
+        logits = jnp.where(counts[..., None], logits, jnp.zeros((), logits.dtype))
+    e, _ = losses(logits, labels, options, constant_m=False)
+    w = weighted(e, labels, Weights(weights, class_weights), options)
+    return reduced(e, w, options).astype(logits.dtype)
 
 
 def _fwd(
-    logits: jax.Array, labels: jax.Array, weights: jax.Array | None, *, options: Static
+    logits: jax.Array,
+    labels: jax.Array,
+    weights: jax.Array | None,
+    class_weights: jax.Array | None,
+    *,
+    options: Options,
 ) -> tuple[jax.Array, Residuals]:
-    e, m = _each(logits, labels, options.value)
-    w = weighted(e, labels, weights, options.value)
-    loss = reduced(e, w, options.value).astype(logits.dtype)
-    return loss, (logits, labels, weights, m, None if weights is None else e, options)
+    given = Weights(weights, class_weights)
+    e, of = losses(logits, labels, options, constant_m=True)
+    loss = reduced(e, weighted(e, labels, given, options), options).astype(logits.dtype)
+    return loss, (logits, labels, given, of, e if given.any else None, options)
 
 
 def cross_entropy_fwd(
@@ -228,50 +186,35 @@ def cross_entropy_fwd(
     smoothing: float = 0.0,
     z_loss: float = 0.0,
     weights: jax.Array | None = None,
+    class_weights: jax.Array | None = None,
     ignore_index: int | None = None,
     reduction: Reduction = "mean",
 ) -> tuple[jax.Array, Residuals]:
     """logits, labels -> loss, residuals."""
     options = Options(smoothing, z_loss, ignore_index, reduction)
-    return _fwd(logits, as_labels(labels), weights, options=Static(options))
+    return _fwd(logits, as_labels(labels), weights, class_weights, options=options)
 
 
 def cross_entropy_bwd(
     res: Residuals, g: jax.Array
-) -> tuple[jax.Array, jax.Array | None, jax.Array | None]:
-    """residuals, CT loss -> CT logits, CT labels (None for integers), CT weights."""
-    logits, labels, weights, shift, e, static = res
-    options = static.value
-    w = weighted(shift, labels, weights, options)
-    counts = counting(labels, options)
-    g = jnp.broadcast_to(g.astype(w.dtype), w.shape)
-    total = total_weight(w) if options.reduction == "mean" else jnp.ones((), w.dtype)
-
-    a = (g * w / total)[..., None]
-    t = _targets(labels, logits.shape[-1], w.dtype, options)
-    if _is_distribution(labels):
-        l = shift[..., None]
-        q = logits.astype(l.dtype) - l
-        powers, s, pull = jnp.exp(q), jnp.ones_like(l), jnp.sum(t, -1, keepdims=True)
+) -> tuple[jax.Array, jax.Array | None, jax.Array | None, jax.Array | None]:
+    """residuals, CT loss -> CT logits, CT labels (None for integers), CT of both weights."""
+    logits, labels, given, of, e, options = res
+    c = logits.shape[-1]
+    a = shares(g, labels, weighted(of.m, labels, given, options), c, options)
+    dt = None
+    if isinstance(of, OfDistribution):
+        dz, dt = cotangents_of_distribution(logits, labels, a, of, options)
+        dt = dt.astype(labels.dtype)
     else:
-        powers, s = exponentials(logits, shift[..., None])
-        l = shift[..., None] + jnp.log(s)
-        pull = jnp.ones_like(l)
-    if options.z_loss:
-        pull = pull + 2 * options.z_loss * l
-    dz = powers * (a * pull / s) - a * t
+        at_label = hot(labels, c)
+        _, others = exponentials_of_others(logits, of.m[..., None], at_label)
+        dz = cotangent_of_class(others, at_label, a, of, c, options)
+    counts = counting(labels, options)
     if counts is not None:  # an ignored sample is ignored, whatever its logits
         dz = jnp.where(counts[..., None], dz, jnp.zeros((), dz.dtype))
-    dt = dw = None
-    if _is_distribution(labels):
-        dt = (-a * (1 - options.smoothing) * q).astype(labels.dtype)
-    if weights is not None and e is not None:
-        mean = jnp.sum(w * e) / total if options.reduction == "mean" else jnp.zeros((), e.dtype)
-        dw = g * (e - mean) / total
-        if counts is not None:
-            dw = jnp.where(counts, dw, jnp.zeros((), dw.dtype))
-        dw = dw.astype(weights.dtype)
-    return dz.astype(logits.dtype), dt, dw
+    du, dv = (None, None) if e is None else of_weights(g, e, labels, given, options)
+    return dz.astype(logits.dtype), dt, du, dv
 
 
 _cross_entropy = register(
@@ -279,8 +222,11 @@ _cross_entropy = register(
 )
 
 
+_CLASSES = "integer classes (...)"
+
+
 def require_labels(
-    op: str, logits: tuple[int, ...], labels: Any, weights: Any, options: Options
+    op: str, logits: tuple[int, ...], labels: Any, weights: Weights, options: Options
 ) -> None:
     """Raise unless labels, weights and options fit logits of this shape."""
     if not logits:
@@ -288,7 +234,7 @@ def require_labels(
     if not hasattr(labels, "dtype"):
         raise TypeError(f"{op}: labels must be an array; got {describe(labels)}")
     if jnp.issubdtype(labels.dtype, jnp.integer):
-        wanted, kind = logits[:-1], "integer classes (...)"
+        wanted, kind = logits[:-1], _CLASSES
     elif jnp.issubdtype(labels.dtype, jnp.floating):
         wanted, kind = logits, "distributions (..., c)"
         if options.ignore_index is not None:
@@ -306,8 +252,19 @@ def require_labels(
             f"got {describe(labels)}. Labels of float dtype are distributions, of integer dtype "
             "classes"
         )
-    if weights is not None and jnp.shape(weights) != logits[:-1]:
+    u, v = weights
+    if u is not None and u.shape != logits[:-1]:
+        remedy = ". Weights of classes are class_weights=" if u.shape == logits[-1:] else ""
         raise ValueError(
             f"{op}: weights must have shape {logits[:-1]}, one for each sample; "
-            f"got {jnp.shape(weights)}"
+            f"got {u.shape}{remedy}"
+        )
+    if v is not None and v.shape != logits[-1:]:
+        raise ValueError(
+            f"{op}: class_weights must have shape {logits[-1:]}, one for each class; got {v.shape}"
+        )
+    if v is not None and kind != _CLASSES:
+        raise ValueError(
+            f"{op}: class_weights needs integer labels; got {describe(labels)}. For distributions "
+            "give labels * class_weights as labels"
         )

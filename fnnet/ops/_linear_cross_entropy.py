@@ -1,26 +1,30 @@
 """A linear layer and softmax cross entropy as one op, without ever holding all logits.
 
-    linear_cross_entropy : x (..., d), w (d, c), labels (...), b (c), weights w' (...) -> loss
+    linear_cross_entropy : x (..., d), w (d, c), labels (...), b (c), weights u (...), v (c) -> loss
 
 Axes: i of d features; j, k of c classes; p over all leading axes of x (the samples).
 
 Forward
     a_pk = Σ_i x_pi w_ik + b_k
-    z_pk = κ tanh(a_pk / κ), or a_pk where there is no soft-cap κ
+    z_pk = κ tanh(a_pk / κ), or a_pk where there is no soft-cap κ; -inf where b_k is -inf
     loss = cross_entropy(z, labels)          whose derivation and letters see (_cross_entropy.py)
 
-Backward. From cross_entropy, with A_p = ∂L/∂e_p (g w', divided by Σ w' for "mean"), P the softmax,
-s the smoothing, ζ the z-loss and y_p the label:
-        dz_pk = A_p (P_pk (1 + 2 ζ l_p) - (1 - s) [k = y_p] - s/c)
+Backward. From cross_entropy, with A_p = ∂L/∂e_p (g times the sample's weight, divided by their sum
+for "mean"), P the softmax, R_p/s_p = Σ_{j≠y} P_pj, σ the smoothing, ζ the z-loss and y_p the label:
+        dz_pk = A_p (P_pk (1 + 2 ζ l_p) - σ/c)                               for k ≠ y_p
+        dz_py = A_p (-(1 - σ) R_p/s_p + (σ + 2 ζ l_p) P_py - σ/c)
     The soft-cap's slope is 1 - tanh² = 1 - (z/κ)²:
         da_pk = dz_pk (1 - (z_pk/κ)²)
     and from lin
         dx_pi = Σ_k da_pk w_ik        dw_ik = Σ_p x_pi da_pk        db_k = Σ_p da_pk
-        dw'_p = g e_p, or g (e_p - loss) / Σ w'
+    A class that is ruled out has da = 0, and its weights are taken for 0: whatever they are, NaN
+    too, they reach neither the loss nor dx. du and dv as in _cross_entropy.py.
 
 Two ways to hold only a chunk of the logits at a time
-    recompute  Chunks of classes. Forward: the log-sum-exp l by the online rule (as in attention).
-               Backward: each chunk of z again, from it da, the chunk's columns of dw, and a part of
+    recompute  Chunks of classes. Forward: m, and R as seen from it, by the online rule (as in
+               attention): where a chunk raises m to m', R becomes R exp(m - m') + the chunk's, and
+               Σ_j (m - z_j) grows by m' - m for every class before. Backward: each chunk of z
+               again, from it da, the chunk's columns of dw, and a part of
                dx. Four products of the size of x w, but for any reduction, and no sum of dw is
                held: each column is complete when it is made.
     forward    Chunks of samples. For a loss that is one number, A_p is g times what is known in the
@@ -30,8 +34,9 @@ Two ways to hold only a chunk of the logits at a time
                for arrays of float32 or wider.
 
 Residuals
-    recompute: x, w, b, labels, weights: the caller's arrays; l, one float32 a sample.
-    forward: dx, dw, db: of the size of x, w, b. Either way e, where dw' is asked for.
+    recompute: x, w, b, labels, weights: the caller's arrays; m, R and exp(z_y - m), three float32 a
+    sample. From l = m + log s alone P would be exp(z - l), which has lost digits at large z.
+    forward: dx, dw, db: of the size of x, w, b. Either way e, where du or dv is asked for.
     Logits, softmax and sums in float32 for float16 and bfloat16; da is rounded to the inputs' dtype
     as a factor of the products.
 
@@ -54,18 +59,11 @@ from jaxtyping import Array, Float, Int
 from fnnet.ops import _logit_chunks as chunks
 from fnnet.ops._checks import describe, floats
 from fnnet.ops._compiled import compiled
-from fnnet.ops._cross_entropy import (
-    Options,
-    Reduction,
-    as_labels,
-    counting,
-    reduced,
-    require_labels,
-    total_weight,
-    weighted,
-)
+from fnnet.ops._cross_entropy import require_labels
 from fnnet.ops._options import PRECISION, choice, number, whole_number
-from fnnet.rules import Precision, Static, accumulator, register
+from fnnet.ops._sample_losses import OfClass, Options, Reduction, as_labels
+from fnnet.ops._sample_weights import Weights, of_weights, reduced, shares, weighted
+from fnnet.rules import Precision, accumulator, register
 
 Mode: TypeAlias = Literal["auto", "forward", "recompute"]
 
@@ -77,10 +75,10 @@ class Recomputed(NamedTuple):
     w: jax.Array
     b: jax.Array | None
     labels: jax.Array
-    weights: jax.Array | None
-    l: jax.Array
+    weights: Weights
+    of: OfClass
     e: jax.Array | None
-    settings: Static
+    settings: chunks.Settings
 
 
 class Ready(NamedTuple):
@@ -89,7 +87,7 @@ class Ready(NamedTuple):
     dx: jax.Array
     dw: jax.Array
     db: jax.Array | None
-    dweights: jax.Array | None
+    dweights: Weights
 
 
 @compiled(
@@ -111,6 +109,7 @@ def linear_cross_entropy(
     smoothing: float = 0.0,
     z_loss: float = 0.0,
     weights: Float[ArrayLike, "*batch"] | None = None,
+    class_weights: Float[ArrayLike, " c"] | None = None,
     ignore_index: int | None = None,
     reduction: Reduction = "mean",
     softcap: float | None = None,
@@ -124,14 +123,18 @@ def linear_cross_entropy(
         x: shape (..., d), real floating point.
         w: shape (d, c).
         labels: classes as integers, shape (...). A class that is not in 0..c-1, and is not ignored,
-            gives NaN.
-        b: shape (c,), or None for no bias; -inf rules a class out.
-        smoothing: the share of each label that is spread over all classes, from 0 to 1.
+            gives NaN, in the loss and in the gradients that its sample has a part in.
+        b: shape (c,), or None for no bias; -inf rules a class out, whatever its weights.
+        smoothing: the share of each label that is spread over all classes, from 0 to 1. It, z_loss
+            and softcap may be traced (a schedule), but have no derivative.
         z_loss: factor of the squared log-sum-exp.
         weights: of the samples, shape (...); 1 by default.
+        class_weights: of the classes, shape (c,): the same as ``weights=class_weights[labels]``,
+            times `weights` where both are given.
         ignore_index: an integer label whose samples have no loss, no gradient, and do not count.
         reduction: "none" for shape (...), "sum", or "mean": the sum over the sum of the weights
-            that count, and 0 if nothing counts.
+            that count, and 0 if nothing counts. Weights that add up to 0 and are not 0 themselves
+            give an infinity or NaN.
         softcap: logits become ``softcap * tanh(logits / softcap)``; none by default.
         chunk: how much is taken at a time: samples in mode "forward", classes in mode "recompute".
             It need not divide their number. By default it is chosen by size.
@@ -157,37 +160,42 @@ def linear_cross_entropy(
         '2.3026'
     """
     op = "linear_cross_entropy"
-    rows, table, bias, each = floats(op, optional=("b", "weights"), x=x, w=w, b=b, weights=weights)
+    rows, table, bias, u, v = floats(
+        op,
+        optional=("b", "weights", "class_weights"),
+        x=x,
+        w=w,
+        b=b,
+        weights=weights,
+        class_weights=class_weights,
+    )
     options = Options(smoothing, z_loss, ignore_index, reduction)
     _require(rows.shape, table.shape, None if bias is None else bias.shape, labels)
-    require_labels(op, (*rows.shape[:-1], table.shape[1]), labels, each, options)
+    require_labels(op, (*rows.shape[:-1], table.shape[1]), labels, Weights(u, v), options)
     _require_mode(mode, reduction)
-    settings = _settings(rows.shape, table, options, softcap, chunk, mode, precision, rows, bias)
-    return _linear_cross_entropy(
-        rows, table, as_labels(labels), bias, each, settings=Static(settings)
-    )
+    settings = _settings(rows, table, bias, options, softcap, chunk, mode, precision)
+    return _linear_cross_entropy(rows, table, as_labels(labels), bias, u, v, settings=settings)
 
 
 def _settings(
-    shape: tuple[int, ...],
+    x: jax.Array,
     w: jax.Array,
+    b: jax.Array | None,
     options: Options,
     softcap: float | None,
     chunk: int | None,
     mode: Mode,
     precision: Precision,
-    x: jax.Array,
-    b: jax.Array | None,
 ) -> chunks.Settings:
     """With the mode and the chunk that "auto" and None stand for."""
     operands = (x, w) if b is None else (x, w, b)
     if mode == "auto":
         wide = jnp.result_type(*operands) == accumulator(*operands)
         # samples of an unknown number (in jax.export) cannot be cut into chunks
-        wide = wide and all(isinstance(n, int) for n in shape)
+        wide = wide and all(isinstance(n, int) for n in x.shape)
         mode = "forward" if wide and options.reduction != "none" else "recompute"
     if chunk is None:
-        other = w.shape[1] if mode == "forward" else math.prod(shape[:-1])
+        other = w.shape[1] if mode == "forward" else math.prod(x.shape[:-1])
         chunk = chunks.size_beside(other)
     return chunks.Settings(options, softcap, int(chunk), mode == "forward", precision)
 
@@ -198,19 +206,18 @@ def _forward(
     labels: jax.Array,
     b: jax.Array | None,
     weights: jax.Array | None,
+    class_weights: jax.Array | None,
     *,
-    settings: Static,
+    settings: chunks.Settings,
 ) -> jax.Array:
-    problem = chunks.Problem.of(x, w, labels, b, settings.value)
+    problem = chunks.Problem.of(x, w, labels, b, settings)
     e, _ = problem.losses()
-    return _loss(problem, e.reshape(labels.shape), labels, weights)
+    return _loss(problem, e.reshape(labels.shape), labels, Weights(weights, class_weights))
 
 
-def _loss(
-    problem: chunks.Problem, e: jax.Array, labels: jax.Array, weights: jax.Array | None
-) -> jax.Array:
+def _loss(problem: chunks.Problem, e: jax.Array, labels: jax.Array, given: Weights) -> jax.Array:
     options = problem.settings.loss
-    return reduced(e, weighted(e, labels, weights, options), options).astype(problem.dtype)
+    return reduced(e, weighted(e, labels, given, options), options).astype(problem.dtype)
 
 
 def _fwd(
@@ -219,23 +226,23 @@ def _fwd(
     labels: jax.Array,
     b: jax.Array | None,
     weights: jax.Array | None,
+    class_weights: jax.Array | None,
     *,
-    settings: Static,
+    settings: chunks.Settings,
 ) -> tuple[jax.Array, Recomputed | Ready]:
-    problem = chunks.Problem.of(x, w, labels, b, settings.value)
-    if not settings.value.in_forward:
-        flat, l = problem.losses()
+    problem, given = chunks.Problem.of(x, w, labels, b, settings), Weights(weights, class_weights)
+    if not settings.in_forward:
+        flat, of = problem.losses()
         e = flat.reshape(labels.shape)
-        kept = None if weights is None else e
-        res = Recomputed(x, w, b, labels, weights, l.reshape(labels.shape), kept, settings)
-        return _loss(problem, e, labels, weights), res
+        kept = e if given.any else None
+        return _loss(problem, e, labels, given), Recomputed(
+            x, w, b, labels, given, of, kept, settings
+        )
     one = jnp.ones((), problem.wide)
-    like = jnp.zeros(labels.shape, problem.wide)
-    a = _share(like, labels, weights, one, problem.settings.loss)
-    flat, dx, dw, db = problem.losses_and_cotangents(a.reshape(-1))
+    flat, dx, dw, db = problem.losses_and_cotangents(_shares(one, problem, labels, given))
     e = flat.reshape(labels.shape)
-    dweights = _of_weights(e, labels, weights, one, problem.settings.loss)
-    return _loss(problem, e, labels, weights), Ready(dx.reshape(x.shape), dw, db, dweights)
+    dweights = of_weights(one, e, labels, given, settings.loss)
+    return _loss(problem, e, labels, given), Ready(dx.reshape(x.shape), dw, db, dweights)
 
 
 def linear_cross_entropy_fwd(
@@ -247,6 +254,7 @@ def linear_cross_entropy_fwd(
     smoothing: float = 0.0,
     z_loss: float = 0.0,
     weights: jax.Array | None = None,
+    class_weights: jax.Array | None = None,
     ignore_index: int | None = None,
     reduction: Reduction = "mean",
     softcap: float | None = None,
@@ -256,26 +264,22 @@ def linear_cross_entropy_fwd(
 ) -> tuple[jax.Array, Recomputed | Ready]:
     """x, w, labels, b, weights -> loss, residuals."""
     options = Options(smoothing, z_loss, ignore_index, reduction)
-    settings = _settings(x.shape, w, options, softcap, chunk, mode, precision, x, b)
-    return _fwd(x, w, as_labels(labels), b, weights, settings=Static(settings))
+    settings = _settings(x, w, b, options, softcap, chunk, mode, precision)
+    return _fwd(x, w, as_labels(labels), b, weights, class_weights, settings=settings)
 
 
 def linear_cross_entropy_bwd(
     res: Recomputed | Ready, g: jax.Array
-) -> tuple[jax.Array, jax.Array, None, jax.Array | None, jax.Array | None]:
-    """residuals, CT loss -> CT x, CT w, None for the labels, CT b, CT weights."""
+) -> tuple[jax.Array, jax.Array, None, jax.Array | None, jax.Array | None, jax.Array | None]:
+    """residuals, CT loss -> CT x, CT w, None for the labels, CT b, CT of both weights."""
     if isinstance(res, Ready):
-        dx, dw, db, dweights = (None if d is None else g.astype(d.dtype) * d for d in res)
-        assert dx is not None
-        assert dw is not None
-        return dx, dw, None, db, dweights
-    x, w, b, labels, weights, l, e, settings = res
-    problem = chunks.Problem.of(x, w, labels, b, settings.value)
-    g = g.astype(problem.wide)
-    a = _share(l, labels, weights, g, problem.settings.loss)
-    dx, dw, db = problem.cotangents(a.reshape(-1), l.reshape(-1))
-    dweights = None if e is None else _of_weights(e, labels, weights, g, problem.settings.loss)
-    return dx.reshape(x.shape), dw, None, db, dweights
+        dx, dw, db, (du, dv) = jax.tree.map(lambda d: g.astype(d.dtype) * d, res)
+        return dx, dw, None, db, du, dv
+    x, w, b, labels, given, of, e, settings = res
+    problem = chunks.Problem.of(x, w, labels, b, settings)
+    dx, dw, db = problem.cotangents(_shares(g, problem, labels, given), of)
+    du, dv = (None, None) if e is None else of_weights(g, e, labels, given, settings.loss)
+    return dx.reshape(x.shape), dw, None, db, du, dv
 
 
 _linear_cross_entropy = register(
@@ -283,39 +287,11 @@ _linear_cross_entropy = register(
 )
 
 
-def _share(
-    like: jax.Array,
-    labels: jax.Array,
-    weights: jax.Array | None,
-    g: jax.Array,
-    options: Options,
-) -> jax.Array:
-    """A_p: the cotangent of each sample's e."""
-    w = weighted(like, labels, weights, options)
-    a = jnp.broadcast_to(g, w.shape) * w
-    return a / total_weight(w) if options.reduction == "mean" else a
-
-
-def _of_weights(
-    e: jax.Array,
-    labels: jax.Array,
-    weights: jax.Array | None,
-    g: jax.Array,
-    options: Options,
-) -> jax.Array | None:
-    if weights is None:
-        return None
-    w = weighted(e, labels, weights, options)
-    dweights = jnp.broadcast_to(g, e.shape)
-    if options.reduction == "mean":
-        total = total_weight(w)
-        dweights = dweights * (e - jnp.sum(w * e) / total) / total
-    else:
-        dweights = dweights * e
-    counts = counting(labels, options)
-    if counts is not None:
-        dweights = jnp.where(counts, dweights, jnp.zeros_like(dweights))
-    return dweights.astype(weights.dtype)
+def _shares(g: jax.Array, problem: chunks.Problem, labels: jax.Array, given: Weights) -> jax.Array:
+    """A of each sample, on one axis."""
+    options = problem.settings.loss
+    w = weighted(jnp.zeros(labels.shape, problem.wide), labels, given, options)
+    return shares(g, labels, w, problem.w.shape[1], options).reshape(problem.labels.shape)
 
 
 def _require(

@@ -5,6 +5,7 @@ Letters as in _linear_cross_entropy.py; samples are one axis here.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeAlias
@@ -14,7 +15,16 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from fnnet.ops._cross_entropy import Options, counting
+from fnnet.ops._options import Number, in_dtype
+from fnnet.ops._sample_losses import (
+    OfClass,
+    Options,
+    absent,
+    cotangent_of_class,
+    counting,
+    exponentials_of_others,
+    of_class,
+)
 from fnnet.rules import Precision, accumulator, contract, spread
 
 # a chunk of logits has about so many numbers: few enough for a processor's cache, enough for matmul
@@ -37,14 +47,22 @@ def size_beside(other: Any) -> int:
     return 1 << min(max(5, power), 14)
 
 
-class Settings(NamedTuple):
-    """What the loss is computed with, beside its arrays."""
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What the loss is computed with, beside its arrays; a pytree of its numbers."""
 
     loss: Options
-    softcap: float | None
+    softcap: Number | None
     chunk: int
     in_forward: bool  # chunks of samples, else of classes
     precision: Precision
+
+
+jax.tree_util.register_dataclass(
+    Settings,
+    data_fields=["loss", "softcap"],
+    meta_fields=["chunk", "in_forward", "precision"],
+)
 
 
 class Problem(NamedTuple):
@@ -61,7 +79,8 @@ class Problem(NamedTuple):
         x: jax.Array, w: jax.Array, labels: jax.Array, b: jax.Array | None, settings: Settings
     ) -> Problem:
         """From arrays of any leading axes."""
-        x, labels = x.reshape(-1, x.shape[-1]), labels.reshape(-1)
+        n = math.prod(labels.shape)  # and not -1: an axis may be empty
+        x, labels = x.reshape(n, x.shape[-1]), labels.reshape(n)
         counts = counting(labels, settings.loss)
         if counts is not None:  # whatever they hold: NaN too
             x = jnp.where(jnp.broadcast_to(counts[:, None], x.shape), x, jnp.zeros((), x.dtype))
@@ -81,11 +100,11 @@ class Problem(NamedTuple):
     def _operands(self) -> tuple[jax.Array, ...]:
         return (self.x, self.w) if self.b is None else (self.x, self.w, self.b)
 
-    def losses(self) -> tuple[jax.Array, jax.Array]:
-        """e and l of every sample."""
+    def losses(self) -> tuple[jax.Array, OfClass]:
+        """e of every sample, and what `cotangents` wants of it."""
         if self.settings.in_forward:
-            e, l, _ = self._over_samples(None)
-            return e, l
+            e, of, _ = self._over_samples(None)
+            return e, of
         return self._statistics()
 
     def losses_and_cotangents(
@@ -96,15 +115,17 @@ class Problem(NamedTuple):
         return (e, *cotangents)
 
     def cotangents(
-        self, a: jax.Array, l: jax.Array
+        self, a: jax.Array, of: OfClass
     ) -> tuple[jax.Array, jax.Array, jax.Array | None]:
         """dx, dw, db by chunks of classes."""
 
         def add(sums: Carry, classes: jax.Array, w: jax.Array, b: jax.Array | None) -> Carry:
             dx, dw, db = sums
             z, slope = self._logits(self.x, w, b)
-            da = self._da(z, slope, self.labels, classes, a, l)
-            dx = dx + self._product("pk,ik->pi", da, w)
+            at_label = _hot(self.labels, classes)
+            _, others = exponentials_of_others(z, of.m[:, None], at_label)
+            da = self._da(others, at_label, slope, a, of)
+            dx = dx + self._product("pk,ik->pi", da, _used(w, b))
             dw = _pasted(dw, self._product("pi,pk->ik", self.x, da).astype(dw.dtype), classes)
             if db is not None:
                 db = _pasted(db, jnp.sum(da, 0, dtype=self.wide).astype(db.dtype), classes)
@@ -115,83 +136,81 @@ class Problem(NamedTuple):
             jnp.zeros_like(self.w),
             None if self.b is None else jnp.zeros_like(self.b),
         )
-        dx, dw, db = self._over_classes(add, spread(zeros, *self._operands, self.labels, a, l))
+        dx, dw, db = self._over_classes(add, spread(zeros, *self._operands, self.labels, a, *of))
         return dx.astype(self.x.dtype), dw, db
 
     def _logits(
         self, x: jax.Array, w: jax.Array, b: jax.Array | None
     ) -> tuple[jax.Array, jax.Array | None]:
         """z, and the slope of the soft-cap where there is one."""
-        z = self._product("pi,ik->pk", x, w)
+        z, slope = self._product("pi,ik->pk", x, w), None
         if b is not None:
             z = z + jnp.broadcast_to(b.astype(z.dtype), z.shape)
-        if (cap := self.settings.softcap) is None:
-            return z, None
-        t = jnp.tanh(z / cap)
-        return cap * t, 1 - t * t
+        if self.settings.softcap is not None:
+            cap = in_dtype(self.settings.softcap, z.dtype)
+            t = jnp.tanh(z / cap)
+            z, slope = cap * t, 1 - t * t
+        if b is not None:  # whatever the weights of a class that is ruled out: NaN too
+            out = jnp.broadcast_to(b == -jnp.inf, z.shape)
+            z = jnp.where(out, jnp.full((), -jnp.inf, z.dtype), z)
+            slope = None if slope is None else jnp.where(out, jnp.zeros((), z.dtype), slope)
+        return z, slope
 
     def _product(self, subscripts: str, *operands: jax.Array) -> jax.Array:
         return contract(subscripts, *operands, dtype=self.wide, precision=self.settings.precision)
 
     def _da(
         self,
-        z: jax.Array,
+        others: jax.Array,
+        at_label: jax.Array,
         slope: jax.Array | None,
-        labels: jax.Array,
-        classes: jax.Array,
         a: jax.Array,
-        l: jax.Array,
+        of: OfClass,
     ) -> jax.Array:
         """The cotangent of x w + b, rounded as a factor of products."""
-        smoothing, z_loss, *_ = self.settings.loss
-        pull = 1 + 2 * z_loss * l if z_loss else jnp.ones_like(l)
-        rest = jnp.full((), smoothing / self.w.shape[1], z.dtype)
-        target = jnp.where(_hot(labels, classes), 1 - smoothing + rest, rest)
-        da = a[:, None] * (jnp.exp(z - l[:, None]) * pull[:, None] - target)
+        da = cotangent_of_class(others, at_label, a, of, self.w.shape[1], self.settings.loss)
         return (da if slope is None else da * slope).astype(self.dtype)
 
-    def _each(self, l: jax.Array, at_label: jax.Array, total: jax.Array) -> jax.Array:
-        """e, from l, the label's logit and the sum of the logits."""
-        smoothing, z_loss, *_ = self.settings.loss
-        e = l - at_label if smoothing == 0 else l - (1 - smoothing) * at_label
-        if smoothing:
-            e = e - smoothing / self.w.shape[1] * total
-        return e + z_loss * l * l if z_loss else e
+    def _seen(
+        self, z: jax.Array, m: jax.Array, labels: jax.Array, classes: jax.Array
+    ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+        """R, its terms, z_y and Σ (m - z) of some classes; `m` as a column."""
+        at_label = _hot(labels, classes)
+        rest, others = exponentials_of_others(z, m, at_label)
+        chosen = jnp.sum(jnp.where(at_label, z, jnp.zeros((), z.dtype)), -1)
+        smoothed = not absent(self.settings.loss.smoothing)
+        return rest, others, chosen, jnp.sum(m - z, -1) if smoothed else jnp.zeros_like(rest)
 
-    def _known(self, e: jax.Array, labels: jax.Array) -> jax.Array:
-        """NaN for labels that are no class, 0 for those that are ignored."""
-        known = (labels >= 0) & (labels < self.w.shape[1])
-        e = jnp.where(known, e, jnp.full((), jnp.nan, e.dtype))
-        counts = counting(labels, self.settings.loss)
-        return e if counts is None else jnp.where(counts, e, jnp.zeros((), e.dtype))
+    def _each(
+        self,
+        m: jax.Array,
+        rest: jax.Array,
+        chosen: jax.Array,
+        gaps: jax.Array,
+        labels: jax.Array,
+    ) -> tuple[jax.Array, OfClass]:
+        options = self.settings.loss
+        return of_class(m, rest, chosen, gaps, labels, self.w.shape[1], options)
 
-    def _statistics(self) -> tuple[jax.Array, jax.Array]:
-        """e and l by chunks of classes: the online log-sum-exp."""
+    def _statistics(self) -> tuple[jax.Array, OfClass]:
+        """e and its parts by chunks of classes: the online log-sum-exp."""
 
         def add(state: Carry, classes: jax.Array, w: jax.Array, b: jax.Array | None) -> Carry:
-            m, s, at_label, total = state
+            m, rest, chosen, gaps = state
             z, _ = self._logits(self.x, w, b)
             m_new = jnp.maximum(m, jnp.max(z, -1))
-            shift = jnp.where(m_new == -jnp.inf, jnp.zeros_like(m_new), m_new)
-            s = s * jnp.exp(m - shift) + jnp.sum(jnp.exp(z - shift[:, None]), -1)
-            return m_new, s, *self._added(at_label, total, z, self.labels, classes)
+            top = _finite(m_new)
+            more, _, at_label, below = self._seen(z, top[:, None], self.labels, classes)
+            # the classes before are now seen from a higher maximum
+            rise = top - jnp.where(m == -jnp.inf, top, m)
+            gaps = gaps + classes[0].astype(m.dtype) * rise + below
+            return m_new, rest * jnp.exp(m - top) + more, chosen + at_label, gaps
 
         zero = jnp.zeros(self.labels.shape, self.wide)
         state = (jnp.full_like(zero, -jnp.inf), zero, zero, zero)
-        m, s, at_label, total = self._over_classes(add, spread(state, *self._operands, self.labels))
-        l = m + jnp.log(s)
-        return self._known(self._each(l, at_label, total), self.labels), l
-
-    def _added(
-        self,
-        at_label: jax.Array,
-        total: jax.Array,
-        z: jax.Array,
-        labels: jax.Array,
-        classes: jax.Array,
-    ) -> tuple[jax.Array, jax.Array]:
-        at_label = at_label + jnp.sum(jnp.where(_hot(labels, classes), z, jnp.zeros_like(z)), -1)
-        return at_label, total + jnp.sum(z, -1) if self.settings.loss.smoothing else total
+        state = self._over_classes(add, spread(state, *self._operands, self.labels))
+        m, rest, chosen, gaps = state
+        return self._each(_finite(m), rest, chosen, gaps, self.labels)
 
     def _over_classes(self, add: Callable[..., Carry], carry: Carry) -> Carry:
         """`add(carry, classes, w of them, b of them)` for one chunk of classes after the other."""
@@ -211,27 +230,25 @@ class Problem(NamedTuple):
             carry = step(carry, jnp.asarray(whole * size, np.int32), c % size)
         return carry
 
-    def _over_samples(
-        self, a: jax.Array | None
-    ) -> tuple[jax.Array, jax.Array, tuple[Any, Any, Any]]:
-        """e and l by chunks of samples; dx, dw and db too if their cotangents `a` are given."""
+    def _over_samples(self, a: jax.Array | None) -> tuple[jax.Array, OfClass, tuple[Any, Any, Any]]:
+        """e and its parts by chunks of samples; dx, dw, db too if the cotangents `a` are given."""
         n, size = self.labels.shape[0], max(1, min(self.settings.chunk, self.labels.shape[0]))
         classes = jnp.arange(self.w.shape[1], dtype=np.int32)
+        used = _used(self.w, self.b)
 
         def step(sums: Carry, chunk: Carry) -> tuple[Carry, Carry]:
             x, labels, a = chunk
             z, slope = self._logits(x, self.w, self.b)
-            m = jnp.max(z, -1, keepdims=True)
-            l = (m + jnp.log(jnp.sum(jnp.exp(z - m), -1, keepdims=True)))[:, 0]
-            zero = jnp.zeros_like(l)
-            e = self._known(self._each(l, *self._added(zero, zero, z, labels, classes)), labels)
+            m = _finite(jnp.max(z, -1, initial=-jnp.inf))
+            rest, others, chosen, gaps = self._seen(z, m[:, None], labels, classes)
+            e, of = self._each(m, rest, chosen, gaps, labels)
             if a is None:
-                return sums, (e, l, None)
+                return sums, (e, of, None)
             dw, db = sums
-            da = self._da(z, slope, labels, classes, a, l)
-            dx = self._product("pk,ik->pi", da, self.w).astype(x.dtype)
+            da = self._da(others, _hot(labels, classes), slope, a, of)
+            dx = self._product("pk,ik->pi", da, used).astype(x.dtype)
             dw = dw + self._product("pi,pk->ik", x, da)
-            return (dw, None if db is None else db + jnp.sum(da, 0, dtype=self.wide)), (e, l, dx)
+            return (dw, None if db is None else db + jnp.sum(da, 0, dtype=self.wide)), (e, of, dx)
 
         sums = None
         if a is not None:
@@ -241,19 +258,33 @@ class Problem(NamedTuple):
         rows = (self.x, self.labels, a)
         sums = spread(sums, *self._operands, self.labels, a)
         sums, out = lax.scan(step, sums, jax.tree.map(lambda v: _chunked(v, size), rows))
-        e, l, dx = jax.tree.map(lambda v: v.reshape(-1, *v.shape[2:])[:n], out)
+        e, of, dx = jax.tree.map(
+            lambda v: v.reshape(v.shape[0] * v.shape[1], *v.shape[2:])[:n], out
+        )
         dw, db = sums or (None, None)
         cotangents = (
             dx,
             None if dw is None else dw.astype(self.w.dtype),
             None if db is None or self.b is None else db.astype(self.b.dtype),
         )
-        return e, l, cotangents
+        return e, of, cotangents
 
 
 def _hot(labels: jax.Array, classes: jax.Array) -> jax.Array:
     """The one-hot of the labels, compared for: nothing is scattered."""
     return labels[:, None] == classes[None, :].astype(labels.dtype)
+
+
+def _finite(m: jax.Array) -> jax.Array:
+    """0 for -inf, the maximum of no class, or of none that is not ruled out."""
+    return jnp.where(m == -jnp.inf, jnp.zeros((), m.dtype), m)
+
+
+def _used(w: jax.Array, b: jax.Array | None) -> jax.Array:
+    """The weights, 0 for the classes that b rules out."""
+    if b is None:
+        return w
+    return jnp.where(jnp.broadcast_to(b == -jnp.inf, w.shape), jnp.zeros((), w.dtype), w)
 
 
 def _pasted(whole: jax.Array, part: jax.Array, classes: jax.Array) -> jax.Array:
@@ -262,7 +293,8 @@ def _pasted(whole: jax.Array, part: jax.Array, classes: jax.Array) -> jax.Array:
 
 def _chunked(v: jax.Array, size: int) -> jax.Array:
     """Rows in chunks (k, size, ...), the last one filled up with zeros."""
-    more = -v.shape[0] % size
+    count = -(-v.shape[0] // size)
+    more = count * size - v.shape[0]
     if more:
         v = jnp.pad(v, [(0, more)] + [(0, 0)] * (v.ndim - 1))
-    return v.reshape(-1, size, *v.shape[1:])
+    return v.reshape(count, size, *v.shape[1:])

@@ -105,6 +105,8 @@ def _cross_entropy() -> list[Case]:
         integer([[1], [0]], 2, 1, 2, weights=Sym(1), reduction="sum"),  # weights that broadcast
         integer([1, -100, 0], 3, 2, **smooth, ignore_index=-100),
         integer([1, -100, 0], 3, 2, weights=Sym(3), ignore_index=-100),
+        integer([1, 1, 0], 3, 2, **smooth, class_weights=Sym(2)),
+        integer([1, -100, 1], 3, 2, weights=Sym(3), class_weights=Sym(2), ignore_index=-100),
         integer([-1, -1], 2, 2, **smooth, ignore_index=-1),  # nothing counts
         _case(logits=Sym(2, 2), labels=Sym(2, 2)),
         _case(logits=Sym(3), labels=Sym(3), options={**smooth, "reduction": "sum"}),
@@ -124,6 +126,7 @@ def _linear_cross_entropy() -> list[Case]:
         case(b=Sym(2), labels=integers, softcap=Sym(), smoothing=Sym(), z_loss=Sym()),
         case(b=Sym(2), labels=integers, weights=Sym(2), reduction="none"),
         case(b=None, labels=np.array([1, -1]), ignore_index=-1, reduction="sum"),
+        case(b=None, labels=integers, class_weights=Sym(2)),
         case(b=Sym(2), labels=Sym(1, 2), n=1, smoothing=Sym()),
         _case(x=Sym(1, 2, 1), w=Sym(1, 2), labels=np.array([[1, 0]]), b=Sym(2)),
     ]

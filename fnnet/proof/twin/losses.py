@@ -64,6 +64,7 @@ def cross_entropy(
     smoothing: Scalar = 0,
     z_loss: Scalar = 0,
     weights: Array | None = None,
+    class_weights: Array | None = None,
     ignore_index: int | None = None,
     reduction: str = "mean",
 ) -> Any:
@@ -75,15 +76,18 @@ def cross_entropy(
         loss = - sum_j q'_j (z_j - lse) + z_loss lse^2
 
     Shapes: logits (..., v); labels integers (...,) or distributions (..., v); weights broadcast to
-    (...,), one for each label. Labels equal to ignore_index have loss 0 and do not count.
+    (...,), one for each label; class_weights (v,), for integer labels, multiply them by that of
+    the label's class. Labels equal to ignore_index have loss 0 and do not count; a label that is no
+    class gives NaN.
     reduction "none" gives (...,) with each loss times its weight, "sum" their sum, "mean" that sum
     divided by the sum of the weights that count (without weights: by their number; 0 if none do).
+    Weights that are not 0 and add up to 0 are a division by 0.
 
     >>> float(cross_entropy(np.zeros((5, 10)), np.arange(5)).round(4))
     2.3026
     """
-    options = (smoothing, z_loss, weights, ignore_index)
-    loss, _, w, *_ = _each_loss(logits, labels, *options)
+    loss, keep, *_ = _each_loss(logits, labels, smoothing, z_loss, ignore_index)
+    w = _weights(keep, labels, weights, class_weights)
     if reduction == "none":
         return np.asarray(w * loss)
     total = np.sum(w * loss)
@@ -98,19 +102,22 @@ def cross_entropy_vjp(
     smoothing: Scalar = 0,
     z_loss: Scalar = 0,
     weights: Array | None = None,
+    class_weights: Array | None = None,
     ignore_index: int | None = None,
     reduction: str = "mean",
 ) -> tuple[Array | None, ...]:
-    """Cotangents (dlogits, dlabels), then dweights where weights are given.
+    """Cotangents (dlogits, dlabels), then dweights and dclass_weights where those are given.
 
     dlabels is None for integer labels. Write c for the cotangent of one label's loss: g times its
     weight, divided by the total weight W if the reduction is "mean". With d lse / d z_k = p_k,
         d loss / d z_k  = p_k sum_j q'_j - q'_k + 2 z_loss lse p_k    (for sum q' = 1: p - q')
         d loss / d q_k  = -(1 - smoothing) (z_k - lse)
         d out / d w_i   = loss_i, and for "mean" (loss_i - out) / W: w_i is in the quotient twice
+    where w_i is the product of the label's weight and its class's: each is the other's factor. A
+    class that has no part in q' and probability 0 is as if it were not there: its dlabels are 0.
     """
-    options = (smoothing, z_loss, weights, ignore_index)
-    loss, keep, w, q, lse, logp = _each_loss(logits, labels, *options)
+    loss, keep, q, lse, logp = _each_loss(logits, labels, smoothing, z_loss, ignore_index)
+    w = _weights(keep, labels, weights, class_weights)
     if reduction == "mean":
         w_total = _weight(w)
         dw = g * (loss - np.sum(w * loss) / w_total) / w_total
@@ -120,29 +127,33 @@ def cross_entropy_vjp(
     c, counts = np.asarray(c)[..., None], np.asarray(keep)[..., None]
     dlogits = c * (exp(logp) * (q.sum(axis=-1, keepdims=True) + 2 * z_loss * lse) - q)
     integer = labels.ndim < logits.ndim
-    cotangents: tuple[Array | None, ...] = (
+    absent = (q == 0) & (logp == -np.inf)
+    cotangents: list[Array | None] = [
         np.where(counts, dlogits, 0),  # whatever the logits of a label that does not count
-        None if integer else -c * (1 - smoothing) * logp,
-    )
-    if weights is None:
-        return cotangents
-    return *cotangents, sum_to(np.where(keep, dw, 0), weights.shape)
+        None if integer else -c * (1 - smoothing) * np.where(absent, 0, logp),
+    ]
+    dw = np.where(keep, dw, 0)
+    if weights is not None:
+        other = 1 if class_weights is None else class_weights[np.where(keep, labels, 0)]
+        cotangents.append(sum_to(dw * other, weights.shape))
+    if class_weights is not None:
+        shares = dw if weights is None else dw * weights
+        classes = range(class_weights.size)
+        cotangents.append(np.array([np.sum(np.where(labels == k, shares, 0)) for k in classes]))
+    return tuple(cotangents)
 
 
 def _each_loss(
-    logits: Array,
-    labels: Array,
-    smoothing: Scalar,
-    z_loss: Scalar,
-    weights: Array | None,
-    ignore_index: int | None,
-) -> tuple[Array, Array, Array, Array, Array, Array]:
-    """What both passes need: loss, which labels count, their weights, q', lse and log p."""
+    logits: Array, labels: Array, smoothing: Scalar, z_loss: Scalar, ignore_index: int | None
+) -> tuple[Array, Array, Array, Array, Array]:
+    """What both passes need: loss, which labels count, q', lse and log p."""
     v = logits.shape[-1]
     if labels.ndim < logits.ndim:
         keep = np.ones(labels.shape, bool) if ignore_index is None else labels != ignore_index
+        known = (labels >= 0) & (labels < v)
         flat = np.zeros((labels.size, v), logits.dtype)
-        flat[np.arange(labels.size), np.where(keep, labels, 0).reshape(-1)] = 1
+        flat[np.arange(labels.size), np.where(known, labels, 0).reshape(-1)] = 1
+        flat[~(known | ~keep).reshape(-1)] = np.nan
         q = flat.reshape(logits.shape)
     else:
         keep, q = np.ones(logits.shape[:-1], bool), labels
@@ -151,14 +162,22 @@ def _each_loss(
     logp = logits - lse
     # A class that has no part in q may have probability 0: 0 times -inf would be NaN.
     loss = -(q * np.where(q == 0, 0, logp)).sum(axis=-1) + z_loss * lse[..., 0] ** 2
+    return np.where(keep, loss, 0), keep, q, lse, logp
+
+
+def _weights(
+    keep: Array, labels: Array, weights: Array | None, class_weights: Array | None
+) -> Array:
+    """Of each label, times that of its class; 0 where it does not count."""
     w = np.ones(keep.shape, int) if weights is None else np.broadcast_to(weights, keep.shape)
-    return np.where(keep, loss, 0), keep, np.where(keep, w, 0), q, lse, logp
+    if class_weights is not None:
+        w = w * class_weights[np.where(keep, labels, 0)]
+    return np.where(keep, w, 0)
 
 
 def _weight(w: Array) -> Scalar:
     """The total weight, made 1 where nothing counts so that the mean of nothing is 0."""
-    total = np.sum(w)
-    return 1 if total == 0 else total
+    return 1 if np.all(w == 0) else np.sum(w)
 
 
 def linear_cross_entropy(
@@ -174,14 +193,15 @@ def linear_cross_entropy(
 ) -> Any:
     """cross_entropy(cap(lin(x, w, b)), labels, **options), with cap(z) = softcap tanh(z / softcap).
 
-    Shapes: x (..., d), w (d, v), b (v,), labels as in cross_entropy. `chunk` and `mode` pick an
-    algorithm in fnnet and are ignored here: the result is the same.
+    Shapes: x (..., d), w (d, v), b (v,), labels as in cross_entropy. A class whose b is -inf has
+    the logit -inf, whatever its column of w. `chunk` and `mode` pick an algorithm in fnnet and are
+    ignored here: the result is the same.
 
     >>> x, w = np.zeros((2, 3)), np.ones((3, 4))
     >>> float(linear_cross_entropy(x, w, np.array([0, 1])).round(4))
     1.3863
     """
-    return cross_entropy(_cap(lin(x, w, b), softcap)[0], labels, **options)
+    return cross_entropy(_logits(x, w, b, softcap)[0], labels, **options)
 
 
 def linear_cross_entropy_vjp(
@@ -202,16 +222,22 @@ def linear_cross_entropy_vjp(
     logits, the slope of softcap tanh(z / softcap) is 1 - tanh(z / softcap)^2, lin's rule does the
     rest.
     """
-    logits, slope = _cap(lin(x, w, b), softcap)
+    logits, slope, used = _logits(x, w, b, softcap)
     dlogits, dlabels, *dweights = cross_entropy_vjp(logits, labels, g, **options)
     assert dlogits is not None
-    dx, dw, db = lin_vjp(x, w, b, dlogits * slope)
+    dx, dw, db = lin_vjp(x, used, b, dlogits * slope)
     return dx, dw, dlabels, db, *dweights
 
 
-def _cap(z: Array, softcap: Scalar | None) -> tuple[Array, Any]:
-    """The capped logits and the slope of the cap."""
-    if softcap is None:
-        return z, 1
-    t = tanh(z / softcap)
-    return softcap * t, 1 - t**2
+def _logits(
+    x: Array, w: Array, b: Array | None, softcap: Scalar | None
+) -> tuple[Array, Any, Array]:
+    """The capped logits, the slope of the cap, and w without the classes that b rules out."""
+    out = np.False_ if b is None else b == -np.inf
+    if np.any(out):
+        w = np.where(out, 0, w)
+    z, slope = lin(x, w, b), 1
+    if softcap is not None:
+        t = tanh(z / softcap)
+        z, slope = softcap * t, 1 - t**2
+    return np.where(out, -np.inf, z) if np.any(out) else z, slope, w

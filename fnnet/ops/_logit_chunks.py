@@ -125,7 +125,7 @@ class Problem(NamedTuple):
             at_label = _hot(self.labels, classes)
             _, others = exponentials_of_others(z, of.m[:, None], at_label)
             da = self._da(others, at_label, slope, a, of)
-            dx = dx + self._product("pk,ik->pi", da, _used(w, b))
+            dx = dx + self._product("pk,ik->pi", da, w)
             dw = _pasted(dw, self._product("pi,pk->ik", self.x, da).astype(dw.dtype), classes)
             if db is not None:
                 db = _pasted(db, jnp.sum(da, 0, dtype=self.wide).astype(db.dtype), classes)
@@ -142,7 +142,7 @@ class Problem(NamedTuple):
     def _logits(
         self, x: jax.Array, w: jax.Array, b: jax.Array | None
     ) -> tuple[jax.Array, jax.Array | None]:
-        """z, and the slope of the soft-cap where there is one."""
+        """z, and the slope of the soft-cap where there is one; w as `_used` gives it."""
         z, slope = self._product("pi,ik->pk", x, w), None
         if b is not None:
             z = z + jnp.broadcast_to(b.astype(z.dtype), z.shape)
@@ -150,10 +150,9 @@ class Problem(NamedTuple):
             cap = in_dtype(self.settings.softcap, z.dtype)
             t = jnp.tanh(z / cap)
             z, slope = cap * t, 1 - t * t
-        if b is not None:  # whatever the weights of a class that is ruled out: NaN too
-            out = jnp.broadcast_to(b == -jnp.inf, z.shape)
-            z = jnp.where(out, jnp.full((), -jnp.inf, z.dtype), z)
-            slope = None if slope is None else jnp.where(out, jnp.zeros((), z.dtype), slope)
+            if b is not None:  # what is ruled out stays so
+                out = jnp.where(b == -jnp.inf, b, jnp.zeros((), b.dtype)).astype(z.dtype)
+                z = z + jnp.broadcast_to(out, z.shape)
         return z, slope
 
     def _product(self, subscripts: str, *operands: jax.Array) -> jax.Array:
@@ -176,10 +175,10 @@ class Problem(NamedTuple):
     ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
         """R, its terms, z_y and Σ (m - z) of some classes; `m` as a column."""
         at_label = _hot(labels, classes)
-        rest, others = exponentials_of_others(z, m, at_label)
         chosen = jnp.sum(jnp.where(at_label, z, jnp.zeros((), z.dtype)), -1)
+        rest, others = exponentials_of_others(z, m, at_label)
         smoothed = not absent(self.settings.loss.smoothing)
-        return rest, others, chosen, jnp.sum(m - z, -1) if smoothed else jnp.zeros_like(rest)
+        return rest, others, chosen, -jnp.sum(z - m, -1) if smoothed else jnp.zeros_like(rest)
 
     def _each(
         self,
@@ -220,7 +219,7 @@ class Problem(NamedTuple):
             classes = start + jnp.arange(size, dtype=np.int32)
             w = lax.dynamic_slice_in_dim(self.w, start, size, 1)
             b = None if self.b is None else lax.dynamic_slice_in_dim(self.b, start, size, 0)
-            return add(carry, classes, w, b)
+            return add(carry, classes, _used(w, b), b)
 
         whole = c // size
         if whole:
@@ -238,7 +237,7 @@ class Problem(NamedTuple):
 
         def step(sums: Carry, chunk: Carry) -> tuple[Carry, Carry]:
             x, labels, a = chunk
-            z, slope = self._logits(x, self.w, self.b)
+            z, slope = self._logits(x, used, self.b)
             m = _finite(jnp.max(z, -1, initial=-jnp.inf))
             rest, others, chosen, gaps = self._seen(z, m[:, None], labels, classes)
             e, of = self._each(m, rest, chosen, gaps, labels)
@@ -281,7 +280,7 @@ def _finite(m: jax.Array) -> jax.Array:
 
 
 def _used(w: jax.Array, b: jax.Array | None) -> jax.Array:
-    """The weights, 0 for the classes that b rules out."""
+    """w, 0 for the classes that b rules out: whatever they hold, NaN too."""
     if b is None:
         return w
     return jnp.where(jnp.broadcast_to(b == -jnp.inf, w.shape), jnp.zeros((), w.dtype), w)

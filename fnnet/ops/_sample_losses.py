@@ -115,7 +115,7 @@ def losses(
         chosen = jnp.take_along_axis(logits, at, -1, mode="clip")[..., 0].astype(m.dtype)
     gaps = jnp.zeros_like(rest)
     if not absent(options.smoothing):
-        gaps = jnp.sum(m - logits.astype(m.dtype), -1)
+        gaps = -jnp.sum(logits.astype(m.dtype) - m, -1)
     return of_class(m[..., 0], rest, chosen, gaps, labels, c, options)
 
 

@@ -90,8 +90,43 @@ def _distributions(rng: np.random.Generator, most: float) -> list[Any]:
     return [z, np.where((np.arange(len(z)) % 2 == 0)[:, None], t, np.eye(CLASSES)[_top(z)])]
 
 
-EACH = {"reduction": "none"}
+def _products(rng: np.random.Generator, most: float) -> list[Any]:
+    """x and w; a feature of ones carries the same offset of 10^3 to every logit."""
+    x = np.concatenate([rng.normal(size=(24, 4)), np.ones((24, 1))], 1)
+    w = np.concatenate([rng.normal(size=(4, CLASSES)), np.full((1, CLASSES), 1024.0)])
+    return [x, w]
 
+
+LABELS = np.arange(24) * 5 % CLASSES
+EACH = {"reduction": "none"}
+SMOOTHED = {"reduction": "none", "smoothing": 0.1}
+TOTAL = {"reduction": "sum", "chunk": 7}
+
+
+def _smoothed(z: Any) -> Any:
+    return optax.losses.smooth_labels(jax.nn.one_hot(_top(z), CLASSES, dtype=z.dtype), 0.1)
+
+
+def _linear(mode: str) -> Row:
+    def plain(x: Any, w: Any) -> Any:
+        z = (x @ w).astype("float32")  # as one writes it: their cotangent is rounded to w's dtype
+        each = optax.losses.softmax_cross_entropy_with_integer_labels(z, LABELS)
+        return jnp.sum(each).astype(x.dtype)
+
+    return Row(
+        f"linear_cross_entropy, {mode}",
+        lambda x, w: fnnet.linear_cross_entropy(x, w, LABELS, mode=mode, **TOTAL),
+        lambda x, w: twin.linear_cross_entropy(x, w, LABELS, **TOTAL),
+        lambda x, w, g: twin.linear_cross_entropy_vjp(x, w, LABELS, None, g, **TOTAL)[:2],
+        _products,
+        {"optax": plain},
+        alone=False,
+    )
+
+
+# of the softmax family: exp(z - m) has as many units as z - m has digits before the point, and
+# what is below the top by more is not seen
+TAIL = 64
 
 ROWS = [
     Row(
@@ -102,6 +137,7 @@ ROWS = [
         _logits,
         {"jax.nn": jax.nn.softmax},
         torch=lambda torch: lambda z: torch.softmax(z, -1),
+        within=TAIL,
     ),
     Row(
         "log_softmax",
@@ -111,6 +147,7 @@ ROWS = [
         _logits,
         {"jax.nn": jax.nn.log_softmax},
         torch=lambda torch: lambda z: torch.log_softmax(z, -1),
+        within=TAIL,
     ),
     Row(
         "cross_entropy of classes",
@@ -119,6 +156,16 @@ ROWS = [
         lambda z, g: twin.cross_entropy_vjp(z, _top(z), g, **EACH)[:1],
         _logits,
         {"optax": lambda z: optax.losses.softmax_cross_entropy_with_integer_labels(z, _top(z))},
+        within=TAIL,
+    ),
+    Row(
+        "cross_entropy of classes, smoothed",
+        lambda z: fnnet.cross_entropy(z, _top(z), **SMOOTHED),
+        lambda z: twin.cross_entropy(z, _top(z), **SMOOTHED),
+        lambda z, g: twin.cross_entropy_vjp(z, _top(z), g, **SMOOTHED)[:1],
+        _logits,
+        {"optax": lambda z: optax.losses.softmax_cross_entropy(z, _smoothed(z))},
+        within=TAIL,
     ),
     Row(
         "cross_entropy of distributions",
@@ -129,6 +176,8 @@ ROWS = [
         {"optax": optax.losses.softmax_cross_entropy},
         torch=lambda torch: lambda z, t: torch.nn.functional.cross_entropy(z, t, reduction="none"),
     ),
+    _linear("forward"),
+    _linear("recompute"),
 ]
 
 

@@ -36,7 +36,7 @@ def linear(mode, chunk):
     return loss
 
 
-LINEAR = [linear("forward", 2), linear("recompute", 1), linear("recompute", 2)]
+LINEAR = [linear("forward", 2), linear("recompute", 2)]
 LOSSES = [by_labels, by_distributions, *LINEAR]
 
 
@@ -79,7 +79,7 @@ def test_a_confident_loss_is_log1p_of_the_rest(loss):
         (LINEAR[0], 3, "sum"),
         (LINEAR[0], -1, "mean"),
         (LINEAR[1], 3, "none"),
-        (LINEAR[2], -1, "mean"),
+        (LINEAR[1], -1, "mean"),
     ],
 )
 def test_a_label_that_is_no_class_gives_a_gradient_of_nan(loss, label, reduction):
@@ -196,7 +196,7 @@ def test_class_weights(loss, options):
     assert_close(one, jax.grad(lambda v: loss(Z, y, weights=v[y], **options))(v))
 
 
-@pytest.mark.parametrize("loss", [by_labels, by_distributions, *LINEAR[::2]])
+@pytest.mark.parametrize("loss", [by_labels, by_distributions, *LINEAR])
 def test_traced_numbers(loss):
     """A schedule: one program for all values of smoothing and z-loss; and no derivative of them."""
 
@@ -214,7 +214,7 @@ def test_traced_numbers(loss):
 
 
 def test_traced_softcap():
-    for loss in LINEAR[::2]:
+    for loss in LINEAR:
         run = lambda cap, f=loss: jax.grad(f)(Z, Y, softcap=cap)  # noqa: E731
         assert_close(jax.jit(run)(1.5), run(1.5))
 

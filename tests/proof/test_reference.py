@@ -43,10 +43,12 @@ def cross_entropy(
     smoothing: float = 0.0,
     z_loss: float = 0.0,
     weights: Any = None,
+    class_weights: Any = None,
     ignore_index: int | None = None,
     reduction: str = "mean",
 ) -> Any:
     v = logits.shape[-1]
+    of_class = 1 if class_weights is None else class_weights[jnp.clip(labels, 0, v - 1)]
     if labels.ndim < logits.ndim:
         keep = jnp.ones(labels.shape) if ignore_index is None else labels != ignore_index
         labels = jax.nn.one_hot(labels, v, dtype=logits.dtype)
@@ -55,7 +57,7 @@ def cross_entropy(
     q = (1 - smoothing) * labels + smoothing / v
     lse = jax.nn.logsumexp(logits, axis=-1)
     loss = -jnp.sum(q * jax.nn.log_softmax(logits), axis=-1) + z_loss * lse**2
-    w = keep.astype(logits.dtype)
+    w = keep.astype(logits.dtype) * of_class
     if weights is not None:
         w = w * jnp.broadcast_to(weights, w.shape)
     if reduction == "none":
@@ -306,6 +308,12 @@ ROWS: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = [
         ("cross_entropy", (A(6, 5), SOME), {**o, "ignore_index": -100, "reduction": reduction})
         for o in ({}, {**SMOOTH, "weights": A(6)})
         for reduction in ("mean", "sum", "none")
+    ),
+    ("cross_entropy", (A(6, 5), LABELS), {"class_weights": A(5)}),
+    (
+        "cross_entropy",
+        (A(2, 3, 5), SOME.reshape(2, 3)),
+        {**SMOOTH, "weights": A(3), "class_weights": A(5), "ignore_index": -100},
     ),
     ("linear_cross_entropy", (A(6, 3), A(3, 5), LABELS, None), {}),
     ("linear_cross_entropy", (A(6, 3), A(3, 5), LABELS, A(5)), {"softcap": 1.5, **SMOOTH}),

@@ -18,7 +18,8 @@ for "mean"), P the softmax, R_p/s_p = Σ_{j≠y} P_pj, σ the smoothing, ζ the 
     and from lin
         dx_pi = Σ_k da_pk w_ik        dw_ik = Σ_p x_pi da_pk        db_k = Σ_p da_pk
     A class that is ruled out has da = 0, and its weights are taken for 0: whatever they are, NaN
-    too, they reach neither the loss nor dx. du and dv as in _cross_entropy.py.
+    too, they reach neither the loss nor dx (with b, mode "forward" holds such a copy of w). du and
+    dv as in _cross_entropy.py.
 
 Two ways to hold only a chunk of the logits at a time
     recompute  Chunks of classes. Forward: m, and R as seen from it, by the online rule (as in

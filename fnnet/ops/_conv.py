@@ -54,13 +54,13 @@ from jaxtyping import Array, Float
 from fnnet.ops._checks import floats, shapes
 from fnnet.ops._compiled import compiled
 from fnnet.ops._options import PRECISION, STATIC, choice, whole_number
+from fnnet.ops._patches import patches, sum_patches
+from fnnet.ops._window_arguments import require_holdable
 from fnnet.ops._windows import (
     Padding,
     Pair,
     Windows,
-    patches,
     require_image,
-    sum_patches,
 )
 from fnnet.rules import Like, Precision, Static, accumulator, contract, register, sum_to
 
@@ -131,7 +131,13 @@ def conv2d(
     image, kernel, bias = shapes(*arrays)
     _require(image, kernel, bias, groups)
     windows = Windows.of("conv2d", image, kernel[:2], stride, padding, dilation)
-    return _conv2d(
+    require_holdable(
+        "conv2d", f"padding={windows.pads}", "a result", (image[0], *windows.count, kernel[3])
+    )
+    if form == "unfold":
+        p = (image[0], *windows.count, windows.pixels * image[3])
+        require_holdable("conv2d", f"padding={windows.pads}", "patches", p)
+    return (_conv2d_by_unfold if form == "unfold" else _conv2d)(
         *arrays,
         stride=windows.stride,
         padding=windows.pads,
@@ -157,6 +163,8 @@ def _forward(
     windows = Windows.of("conv2d", x.shape, w.shape[:2], stride, padding, dilation)
     dtype = jnp.result_type(x, w) if b is None else jnp.result_type(x, w, b)
     x, w, wide = x.astype(dtype), w.astype(dtype), accumulator(x, w)
+    if windows.none:
+        return lax.full_like(x, 0, shape=(x.shape[0], *windows.count, w.shape[3]))
     if form == "unfold":
         wide = dtype if b is None else wide
         y = _grouped_product(patches(x, windows), w, windows, groups, wide, precision)
@@ -209,6 +217,8 @@ def conv2d_bwd(res: Residuals, g: jax.Array) -> tuple[jax.Array, jax.Array, jax.
     """residuals, CT y -> CT x, CT w, CT b."""
     x, w, b, static = res
     windows, groups, form, precision = static.value
+    if windows.none:
+        return jnp.zeros_like(x), jnp.zeros_like(w), None if b is None else sum_to(g, b)
     to_x, to_w = (_unfold_to_x, _unfold_to_w) if form == "unfold" else (_to_x, _to_w)
     dw = to_w(x.astype(g.dtype), g, windows, groups, precision).astype(w.dtype)
     dx = to_x(w.astype(g.dtype), g, windows, groups, precision).astype(x.dtype)
@@ -216,19 +226,20 @@ def conv2d_bwd(res: Residuals, g: jax.Array) -> tuple[jax.Array, jax.Array, jax.
 
 
 _conv2d = register(_forward, conv2d_fwd, conv2d_bwd, name="conv2d")
+_conv2d_by_unfold = register(_forward, conv2d_fwd, conv2d_bwd, name="conv2d", automatic_axes=True)
 
 
 def _to_x(w: jax.Array, g: jax.Array, windows: Windows, groups: int, precision: Any) -> jax.Array:
-    pads = []
+    whole = g
+    g, pads = windows.turned_round(g)
+    if not all(g.shape[1:3]):
+        return lax.full_like(g, 0, shape=(g.shape[0], *windows.image, w.shape[2] * groups))
     for a in (0, 1):
-        before = (windows.size[a] - 1) * windows.dilation[a] - windows.pads[a][0]
-        spread = (windows.count[a] - 1) * windows.stride[a] + 1
-        pads.append((before, windows.image[a] + windows.pads[a][0] - spread))
         doubled = windows.size[a] == windows.stride[a] == 2 and windows.dilation[a] == 1
-        if doubled and pads[a] == (0, 0) and windows.size[1 - a] > windows.count[1 - a]:
+        if doubled and pads[a] == (0, 0) and windows.size[1 - a] > g.shape[2 - a]:
             # XLA (in JAX 0.10.2 and 0.12.0.1) takes such an axis for groups, and exchanges image
             # and kernel along the other axis alone, which aborts the process
-            return _unfold_to_x(w, g, windows, groups, precision)
+            return _unfold_to_x(w, whole, windows, groups, precision)
     kh, kw, c, o = w.shape
     if groups > 1:  # c and o are exchanged within each group
         w = w.reshape(kh, kw, c, groups, o // groups)
@@ -248,13 +259,19 @@ def _to_x(w: jax.Array, g: jax.Array, windows: Windows, groups: int, precision: 
 
 
 def _to_w(x: jax.Array, g: jax.Array, windows: Windows, groups: int, precision: Any) -> jax.Array:
-    pads = []
+    pads, stop = [], []
     for a in (0, 1):
         before = windows.pads[a][0]
         spread = (windows.count[a] - 1) * windows.stride[a] + 1
         reach = (windows.size[a] - 1) * windows.dilation[a] + 1
         # no pixel further than the last one that the last window sees
-        pads.append((before, spread + reach - 1 - before - windows.image[a]))
+        after = spread + reach - 1 - before - windows.image[a]
+        pads.append((before, max(after, 0)))
+        stop.append(windows.image[a] + min(after, 0))
+    if tuple(stop) != windows.image:
+        if min(stop) <= 0:  # no window sees a pixel
+            return lax.full_like(x, 0, shape=(*windows.size, x.shape[3] // groups, g.shape[3]))
+        x = x[:, : stop[0], : stop[1]]
     return lax.conv_general_dilated(
         x,
         g,

@@ -53,6 +53,7 @@ from fnnet.ops._checks import require_floats
 from fnnet.ops._compiled import compiled
 from fnnet.ops._options import FLAG, STATIC
 from fnnet.ops._windows import Padding, Pair, Windows, require_image
+from fnnet.ops._winners import greatest, to_winners, winner
 from fnnet.rules import Static, accumulator, register
 
 MaxPoolResiduals: TypeAlias = tuple[jax.Array, Static]
@@ -152,11 +153,8 @@ def _windows(op: str, x: Any, size: Any, stride: Any, padding: Any) -> Windows:
 def _max_pool_forward(
     x: jax.Array, size: Pair, *, stride: Pair | None = None, padding: Padding = "VALID"
 ) -> jax.Array:
-    planes = _windows("max_pool", x, size, stride, padding).planes(x, -np.inf)
-    best = next(planes)
-    for plane in planes:
-        best = lax.max(best, plane)
-    return best
+    windows = _windows("max_pool", x, size, stride, padding)
+    return _nothing(x, windows) if windows.none else greatest(x, windows)
 
 
 def max_pool_fwd(
@@ -164,32 +162,26 @@ def max_pool_fwd(
 ) -> tuple[jax.Array, MaxPoolResiduals]:
     """x -> y, residuals."""
     windows = _windows("max_pool", x, size, stride, padding)
-    planes = windows.planes(x, -np.inf)
-    best = kept = next(planes)
-    dtype = np.min_scalar_type(windows.pixels - 1)
-    number = lax.full_like(best, 0, dtype)
-    for q, plane in enumerate(planes, 1):
-        keep = kept >= plane
-        kept, number = lax.select(keep, kept, plane), jnp.where(keep, number, dtype.type(q))
-        best = lax.max(best, plane)  # `kept` but for NaN
-    return best, (number, Static(windows))
+    if windows.none:
+        y = _nothing(x, windows)
+        return y, (y.astype(np.uint8), Static(windows))
+    return greatest(x, windows), (winner(x, windows), Static(windows))
 
 
 def max_pool_bwd(res: MaxPoolResiduals, g: jax.Array) -> tuple[jax.Array]:
     """residuals, CT y -> CT x."""
     number, static = res
     windows: Windows = static.value
-    if windows.tiled and windows.pixels > _FEW:
-        q = np.arange(windows.pixels, dtype=number.dtype).reshape(windows.size)
-        hit = number[:, :, None, :, None] == jnp.asarray(q[None, None, :, None, :, None])
-        return (windows.join_tiles(jnp.where(hit, g[:, :, None, :, None], _zero(g))),)
-    wide = g.astype(accumulator(g))
-    dx = windows.sum_planes(lambda q: jnp.where(number == number.dtype.type(q), wide, _zero(wide)))
-    return (dx.astype(g.dtype),)
+    return (_no_pixels(g, windows) if windows.none else to_winners(number, g, windows),)
 
 
 _max_pool = register(
-    _max_pool_forward, max_pool_fwd, max_pool_bwd, name="max_pool", static_argnames="size"
+    _max_pool_forward,
+    max_pool_fwd,
+    max_pool_bwd,
+    name="max_pool",
+    static_argnames="size",
+    automatic_axes=True,
 )
 
 
@@ -202,12 +194,9 @@ def _avg_pool_forward(
     count_include_pad: bool = True,
 ) -> jax.Array:
     windows, wide = _windows("avg_pool", x, size, stride, padding), accumulator(x)
-    if windows.tiled:
-        total = windows.tiles(x.astype(wide)).sum((2, 4))
-    else:
-        planes = (plane.astype(wide) for plane in windows.planes(x))
-        total = functools.reduce(lax.add, planes)
-    y: jax.Array = total * _share(windows, count_include_pad, wide)
+    if windows.none:
+        return _nothing(x, windows)
+    y: jax.Array = _sums(x.astype(wide), windows) * _share(windows, count_include_pad, wide)
     return y.astype(x.dtype)
 
 
@@ -229,6 +218,8 @@ def avg_pool_fwd(
 def avg_pool_bwd(res: AvgPoolResiduals, g: jax.Array) -> tuple[jax.Array]:
     """residuals, CT y -> CT x."""
     windows, count_include_pad = res.value
+    if windows.none:
+        return (_no_pixels(g, windows),)
     each = g.astype(accumulator(g))
     each = each * _share(windows, count_include_pad, each.dtype)
     if windows.tiled:
@@ -236,24 +227,57 @@ def avg_pool_bwd(res: AvgPoolResiduals, g: jax.Array) -> tuple[jax.Array]:
         n, ho, _, wo, _, c = each.shape
         kh, kw = windows.size
         return (windows.join_tiles(jnp.broadcast_to(each, (n, ho, kh, wo, kw, c))),)
-    return (windows.sum_planes(lambda _: each).astype(g.dtype),)
+    return (_spread(each, windows).astype(g.dtype),)
 
 
 _avg_pool = register(
-    _avg_pool_forward, avg_pool_fwd, avg_pool_bwd, name="avg_pool", static_argnames="size"
+    _avg_pool_forward,
+    avg_pool_fwd,
+    avg_pool_bwd,
+    name="avg_pool",
+    static_argnames="size",
+    automatic_axes=True,
 )
+
+
+def _sums(x: jax.Array, windows: Windows) -> jax.Array:
+    """The sum of each window, (n, ho, wo, c): of its rows, then of those."""
+    for sides in ((0, 1),) if windows.tiled else ((1,), (0,)):
+        size, stride, pads = [1] * 4, [1] * 4, [(0, 0)] * 4
+        for a in sides:
+            size[1 + a], stride[1 + a], pads[1 + a] = (
+                of[a] for of in (windows.size, windows.stride, windows.pads)
+            )
+        x = lax.reduce_window(x, np.zeros((), x.dtype), lax.add, size, stride, pads)
+    return x
+
+
+def _spread(g: jax.Array, windows: Windows) -> jax.Array:
+    """The adjoint of `_sums` where windows overlap: each pixel gets the g of its windows, summed."""
+    g, around = windows.turned_round(g)
+    if not all(g.shape[1:3]):
+        return _no_pixels(g, windows)
+    for a in (0, 1):
+        pads, size, zero = [(0, 0, 0)] * 4, [1] * 4, np.zeros((), g.dtype)
+        pads[1 + a], size[1 + a] = (*around[a], windows.stride[a] - 1), windows.size[a]
+        g = lax.reduce_window(lax.pad(g, zero, pads), zero, lax.add, size, [1] * 4, "VALID")
+    return g
 
 
 def _share(windows: Windows, count_include_pad: bool, dtype: np.dtype) -> Any:
     """1 / m: what a pixel counts in the mean of its window."""
     if count_include_pad or not windows.padded:
         return dtype.type(1 / windows.pixels)
-    m = np.maximum(windows.pixels_that_exist(), 1)
-    return jnp.asarray((1 / m[None, :, :, None]).astype(dtype))
+    rows, columns = (np.maximum(m, 1).astype(dtype) for m in windows.pixels_that_exist())
+    return 1 / (jnp.asarray(rows[None, :, None, None]) * jnp.asarray(columns[None, None, :, None]))
 
 
-def _zero(g: jax.Array) -> np.ndarray:
-    return np.zeros((), g.dtype)
+def _nothing(x: jax.Array, windows: Windows) -> jax.Array:
+    return lax.full_like(x, 0, shape=(x.shape[0], *windows.count, x.shape[3]))
+
+
+def _no_pixels(g: jax.Array, windows: Windows) -> jax.Array:
+    return lax.full_like(g, 0, shape=(g.shape[0], *windows.image, g.shape[3]))
 
 
 def _checked(op: str, x: Any, size: Any, stride: Any, padding: Any) -> Windows:

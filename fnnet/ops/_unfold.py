@@ -44,14 +44,13 @@ from jaxtyping import Array, Float
 from fnnet.ops._checks import describe, require_floats
 from fnnet.ops._compiled import compiled
 from fnnet.ops._options import STATIC
+from fnnet.ops._patches import patches, patches_in_one_loop, sum_patches
+from fnnet.ops._window_arguments import require_holdable
 from fnnet.ops._windows import (
     Padding,
     Pair,
     Windows,
-    patches,
-    patches_in_one_loop,
     require_image,
-    sum_patches,
     whole,
 )
 from fnnet.rules import Static, register
@@ -96,6 +95,8 @@ def unfold(
     require_floats("unfold", x=x)
     require_image("unfold", jnp.shape(x))
     at = Windows.of("unfold", jnp.shape(x), size, stride, padding, dilation)
+    n, c = jnp.shape(x)[0], jnp.shape(x)[3]
+    require_holdable("unfold", f"size={at.size}", "patches", (n, *at.count, at.pixels * c))
     return _unfold(jnp.asarray(x), at.size, stride=at.stride, padding=at.pads, dilation=at.dilation)
 
 
@@ -182,7 +183,14 @@ def unfold_bwd(res: Residuals, g: jax.Array) -> tuple[jax.Array]:
     return (sum_patches(g, res.value),)
 
 
-_unfold = register(_unfold_forward, unfold_fwd, unfold_bwd, name="unfold", static_argnames="size")
+_unfold = register(
+    _unfold_forward,
+    unfold_fwd,
+    unfold_bwd,
+    name="unfold",
+    static_argnames="size",
+    automatic_axes=True,
+)
 
 
 def _fold_forward(
@@ -216,7 +224,14 @@ def fold_bwd(res: Residuals, g: jax.Array) -> tuple[jax.Array]:
     return (patches_in_one_loop(g, res.value),)
 
 
-_fold = register(_fold_forward, fold_fwd, fold_bwd, name="fold", static_argnames=("shape", "size"))
+_fold = register(
+    _fold_forward,
+    fold_fwd,
+    fold_bwd,
+    name="fold",
+    static_argnames=("shape", "size"),
+    automatic_axes=True,
+)
 
 
 def _require_shape(shape: Any, p: tuple[int, ...]) -> tuple[Any, ...]:
@@ -226,4 +241,6 @@ def _require_shape(shape: Any, p: tuple[int, ...]) -> tuple[Any, ...]:
         raise ValueError(f"fold: shape must be the images' (n, h, w, c); got {got}")
     # the number of images may be a variable, in jax.export
     n = shape[0] if export.is_symbolic_dim(shape[0]) else whole("fold", "shape", shape[0], 0)
-    return n, *(whole("fold", "shape", size, 0) for size in shape[1:])
+    shape = n, *(whole("fold", "shape", size, 0) for size in shape[1:])
+    require_holdable("fold", f"shape={shape}", "images", shape)
+    return shape

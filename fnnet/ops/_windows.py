@@ -3,32 +3,41 @@
 Images are (n, h, w, c). A window covers kh by kw pixels, `dilation` apart; windows start `stride`
 apart on the padded image. Pixel (i, j) of all windows together is a *plane* (n, ho, wo, c), one
 strided slice of the padded image. `Windows.planes` cuts an image into planes; `Windows.sum_planes`,
-its adjoint, adds planes up into an image: each is padded, with stride - 1 zeros between its
-elements, and XLA makes one loop of all the pads and sums.
+its adjoint, adds planes up into an image: each is put in its place, with stride - 1 zeros between
+its elements, and XLA makes one loop of all the places and sums.
+
+That is a slice and a pad for each pixel of a window: the shortest loop where a window has few
+pixels, and a program that no compiler ends with where it has hundreds. Large windows are taken
+apart: a window is kh rows of kw pixels, so what is done over a window is done over the pixels of
+each row (`cut` and `add` along the width), then over the rows (along the height). That is a loop of
+kw turns and one of kh, whose program has one size whatever the window's, and h·kw + ho·kh numbers
+for each column of the result where pixel by pixel there are ho·kh·kw.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TypeAlias
+from typing import Any, TypeVar
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from fnnet.ops._checks import describe
 from fnnet.ops._options import whole as whole
-from fnnet.rules import accumulator
+from fnnet.ops._window_arguments import Ints as Ints
+from fnnet.ops._window_arguments import Padding as Padding
+from fnnet.ops._window_arguments import Pair as Pair
+from fnnet.ops._window_arguments import pads as pads_of
+from fnnet.ops._window_arguments import pair as pair
+from fnnet.ops._window_arguments import require_holdable
+from fnnet.ops._window_arguments import require_image as require_image
+from fnnet.rules import spread
 
-Pair: TypeAlias = int | Sequence[int]
-Padding: TypeAlias = str | int | Sequence[Sequence[int]]
-Ints: TypeAlias = tuple[int, int]
+Carry = TypeVar("Carry")
 
-# up to so many pixels of a window a sum of padded planes costs less than their concatenation, which
-# XLA for CPUs writes twice
-_FEW = 9
+# up to so many pixels of a window a program with an operation for each is the fastest
+FEW = 9
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,28 +79,45 @@ class Windows:
             >>> Windows.of("max_pool", (1, 5, 4, 3), 2, stride=2, padding="SAME").count
             (3, 2)
         """
-        image = (shape[1], shape[2])
+        n, *image, c = shape
         sizes, strides, dilations = (
             pair(op, name, value)
             for name, value in (("size", size), ("stride", stride), ("dilation", dilation))
         )
         reach = [d * (k - 1) + 1 for k, d in zip(sizes, dilations, strict=True)]
-        pads = _pads(op, padding, image, strides, reach)
+        pads = pads_of(op, padding, (image[0], image[1]), strides, reach)
         room = [lo + length + hi for length, (lo, hi) in zip(image, pads, strict=True)]
-        if any(r > space for r, space in zip(reach, room, strict=True)):
+        # an image without pixels has no windows, as an empty batch has no images
+        of_none = [m == 0 and r > space for m, r, space in zip(image, reach, room, strict=True)]
+        if any(r > space and not e for r, space, e in zip(reach, room, of_none, strict=True)):
             spaced = "" if dilations == (1, 1) else f", {reach[0]}×{reach[1]} with its dilation,"
             raise ValueError(
                 f"{op}: a window of {sizes[0]}×{sizes[1]} pixels{spaced} is larger than the "
                 f"image, {room[0]}×{room[1]} with its padding. Take a smaller size, "
                 'or padding="SAME"'
             )
-        counts = [(space - r) // s + 1 for space, r, s in zip(room, reach, strides, strict=True)]
-        return Windows(image, sizes, strides, dilations, pads, (counts[0], counts[1]))
+        spaced = dilations != (1, 1)
+        argument = f"padding={pads}"
+        if isinstance(padding, str):
+            argument = f"dilation={dilations}" if spaced else f"size={sizes}"
+        require_holdable(op, argument, "padded images", (n, *room, c))
+        counts = [
+            0 if e else (space - r) // s + 1
+            for space, r, s, e in zip(room, reach, strides, of_none, strict=True)
+        ]
+        return Windows(
+            (image[0], image[1]), sizes, strides, dilations, pads, (counts[0], counts[1])
+        )
 
     @property
     def pixels(self) -> int:
         """How many pixels a window has."""
         return self.size[0] * self.size[1]
+
+    @property
+    def none(self) -> bool:
+        """Whether there is not one window: images without pixels have none."""
+        return 0 in self.count
 
     @property
     def tiled(self) -> bool:
@@ -105,6 +131,10 @@ class Windows:
         """Whether there is any padding."""
         return self.pads != ((0, 0), (0, 0))
 
+    def pad(self, x: jax.Array, fill: float = 0) -> jax.Array:
+        """x (n, h, w, c) with its padding."""
+        return pad(x, self.pads, fill) if self.padded else x
+
     def offsets(self) -> Iterator[Ints]:
         """The pixels (i, j) of a window, in row-major order."""
         return ((i, j) for i in range(self.size[0]) for j in range(self.size[1]))
@@ -112,8 +142,7 @@ class Windows:
     def planes(self, x: jax.Array, fill: float = 0) -> Iterator[jax.Array]:
         """x (n, h, w, c) -> for each pixel of a window the plane (n, ho, wo, c)."""
         n, c = x.shape[0], x.shape[3]
-        if self.padded:
-            x = pad(x, self.pads, fill)
+        x = self.pad(x, fill)
         (ho, wo), (sh, sw), (dh, dw) = self.count, self.stride, self.dilation
         for i, j in self.offsets():
             top, left = i * dh, j * dw
@@ -124,53 +153,120 @@ class Windows:
         """For each pixel number of a window a plane -> the image (n, h, w, c) of their sums."""
         total = None
         for number, (i, j) in enumerate(self.offsets()):
-            placed = pad(
-                plane(number),
-                (self.around(0, i), self.around(1, j)),
-                between=(self.stride[0] - 1, self.stride[1] - 1),
-            )
+            placed = self._placed(plane(number), i, j)
             total = placed if total is None else total + placed
         assert total is not None
         return total
 
-    def around(self, axis: int, k: int) -> Ints:
-        """The padding that puts plane k in its place on one axis; negative padding crops."""
-        before = k * self.dilation[axis] - self.pads[axis][0]
-        covered = (self.count[axis] - 1) * self.stride[axis] + 1
-        return before, self.image[axis] - before - covered
+    def _placed(self, plane: jax.Array, i: int, j: int) -> jax.Array:
+        """The plane of pixel (i, j) of all windows where it lies on the image, zeros around it.
+
+        What falls on padding is cut off first, so that no pad crops: XLA's partitioner ends the
+        process at one that crops before and pads between, on an image cut over devices.
+        """
+        n, c = plane.shape[0], plane.shape[3]
+        (top, bottom, *rows), (left, right, *columns) = self._on_image(0, i), self._on_image(1, j)
+        if (top, left, bottom, right) != (0, 0, *self.count):
+            plane = lax.slice(plane, (0, top, left, 0), (n, bottom, right, c))
+        if top == bottom or left == right:
+            return lax.full_like(plane, 0, shape=(n, *self.image, c))
+        around = [(before, after) for before, after in (rows, columns)]
+        return pad(plane, around, between=(self.stride[0] - 1, self.stride[1] - 1))
+
+    def _on_image(self, axis: int, k: int) -> tuple[int, int, int, int]:
+        """Which windows have pixel k of an axis on the image, from, to; the zeros around them."""
+        s, length = self.stride[axis], self.image[axis]
+        begin = k * self.dilation[axis] - self.pads[axis][0]  # where the first window has it
+        first = min(max(0, -(begin // s)), self.count[axis])
+        last = min(self.count[axis], -((begin - length) // s))
+        if first >= last:
+            return first, first, length, 0
+        start = begin + first * s
+        return first, last, start, length - 1 - (start + (last - first - 1) * s)
+
+    def turned_round(self, g: jax.Array) -> tuple[jax.Array, tuple[Ints, Ints]]:
+        """For a sum over the windows that pixel a of the image is in: g (n, ho, wo, c), its pads.
+
+        Window i has the pixels is - t + kd, so that a is in it where is = a + t - kd. That is a
+        window on g with stride - 1 zeros between its elements, of the same size and dilation, which
+        starts at a + t - (size-1)d. So g is padded with (size-1)d - t before, and after with what
+        makes as many windows as the image has pixels. Windows on nothing but padding are cut off,
+        so that no padding crops: see `_placed`. There may be none left.
+        """
+        start, stop, around = [0, 0], [0, 0], []
+        for a in (0, 1):
+            s, t = self.stride[a], self.pads[a][0]
+            low = (self.size[a] - 1) * self.dilation[a] - t
+            high = self.image[a] + t - ((self.count[a] - 1) * s + 1)
+            start[a], stop[a] = max(0, -(low // s)), self.count[a] - max(0, -(high // s))
+            around.append((low + start[a] * s, high if high >= 0 else high % s))
+        stop = [max(of) for of in zip(start, stop, strict=True)]
+        if (start, stop) != ([0, 0], [*self.count]):
+            g = lax.slice(g, (0, *start, 0), (g.shape[0], *stop, g.shape[3]))
+        return g, (around[0], around[1])
 
     def tiles(self, x: jax.Array, fill: float = 0) -> jax.Array:
         """x (n, h, w, c) -> its windows (n, ho, kh, wo, kw, c), where they lie side by side."""
-        around = [
-            (lo, count * k - length - lo)
-            for (lo, _), count, k, length in zip(
-                self.pads, self.count, self.size, self.image, strict=True
-            )
-        ]
         n, c, (ho, wo), (kh, kw) = x.shape[0], x.shape[3], self.count, self.size
-        # an axis at a time, as on a mesh of explicit axes JAX reshapes no two
-        x = pad(x, around, fill).reshape(n, ho, kh, wo * kw, c)
+        x = pad(x, self._around_tiles(1), fill)
         return x.reshape(n, ho, kh, wo, kw, c)
 
     def join_tiles(self, t: jax.Array) -> jax.Array:
         """The adjoint of `tiles`: windows (n, ho, kh, wo, kw, c) -> the image (n, h, w, c)."""
         n, ho, kh, wo, kw, c = t.shape
-        x = t.reshape(n, ho, kh, wo * kw, c).reshape(n, ho * kh, wo * kw, c)
-        around = [
-            (-lo, length + lo - count * k)
+        return pad(t.reshape(n, ho * kh, wo * kw, c), self._around_tiles(-1))
+
+    def _around_tiles(self, sign: int) -> list[Ints]:
+        """What pads an image to whole windows, or crops it again."""
+        return [
+            (sign * lo, sign * (count * k - length - lo))
             for (lo, _), count, k, length in zip(
                 self.pads, self.count, self.size, self.image, strict=True
             )
         ]
-        return pad(x, around)
 
-    def pixels_that_exist(self) -> np.ndarray:
-        """How many pixels of each window (ho, wo) are of the image, not of its padding."""
+    def cut(self, x: jax.Array, side: int, k: jax.Array, axis: int) -> jax.Array:
+        """Pixel k, known at run time, of all windows along one side, from an axis of `x`."""
+        span = (self.count[side] - 1) * self.stride[side] + 1
+        start = k * np.asarray(self.dilation[side], k.dtype)
+        part = lax.dynamic_slice_in_dim(x, start, span, axis)
+        return lax.slice_in_dim(part, 0, span, self.stride[side], axis)
+
+    def add(
+        self,
+        total: jax.Array,
+        plane: jax.Array,
+        side: int,
+        k: jax.Array,
+        axis: int,
+        join: Callable[[Any, Any], jax.Array] = lax.add,
+    ) -> jax.Array:
+        """The adjoint of `cut`: `total` with the pixels k of all windows added to an axis.
+
+        Or joined to what is there in another way that leaves it as it is where zero comes.
+        """
+        between = [(0, 0, self.stride[side] - 1 if a == axis else 0) for a in range(plane.ndim)]
+        plane = lax.pad(plane, np.zeros((), plane.dtype), between)
+        start = k * np.asarray(self.dilation[side], k.dtype)
+        there = lax.dynamic_slice_in_dim(total, start, plane.shape[axis], axis)
+        return lax.dynamic_update_slice_in_dim(total, join(there, plane), start, axis)
+
+    def room(self, side: int) -> int:
+        """The length of one side of the image with its padding."""
+        return self.image[side] + sum(self.pads[side])
+
+    def crop(self, x: jax.Array, side: int, axis: int) -> jax.Array:
+        """An axis of `x` without the padding of one side."""
+        before, length = self.pads[side][0], self.image[side]
+        return lax.slice_in_dim(x, before, before + length, 1, axis)
+
+    def pixels_that_exist(self) -> tuple[np.ndarray, np.ndarray]:
+        """How many rows and columns of each window are of the image, not of padding: (ho), (wo)."""
         rows, columns = (
             ((places >= 0) & (places < length)).sum(1)
             for places, length in zip(map(self._places, (0, 1)), self.image, strict=True)
         )
-        return np.outer(rows, columns)
+        return rows, columns
 
     def _places(self, axis: int) -> np.ndarray:
         """Where each window's pixels lie on one axis of the image, (count, size)."""
@@ -185,105 +281,9 @@ def pad(x: jax.Array, around: Sequence[Ints], fill: float = 0, between: Ints = (
     return lax.pad(x, np.asarray(fill, x.dtype), ((0, 0, 0), *middle, (0, 0, 0)))
 
 
-def require_image(
-    op: str, shape: Sequence[int], name: str = "x", axes: str = "(n, h, w, c)"
-) -> None:
-    """Raise ValueError unless the shape of an array has four axes."""
-    if len(shape) != 4:
-        single = name == "x" and len(shape) == 3
-        remedy = ". Pass a single image as x[None]" if single else ""
-        raise ValueError(f"{op}: {name} must have four axes {axes}; got shape {shape}{remedy}")
-
-
-def pair(op: str, name: str, value: Any, least: int = 1) -> Ints:
-    """An int, or a pair of them, as a pair.
-
-    Example:
-        >>> pair("conv2d", "stride", 2), pair("conv2d", "stride", (1, 2))
-        ((2, 2), (1, 2))
-    """
-    if isinstance(value, (tuple, list)):
-        if len(value) != 2:
-            raise ValueError(
-                f"{op}: {name} must be a whole number or a pair of them, of height and width; "
-                f"got {len(value)} numbers"
-            )
-        return whole(op, name, value[0], least), whole(op, name, value[1], least)
-    if isinstance(value, str) or value is None:
-        raise TypeError(
-            f"{op}: {name} must be a whole number or a pair of them; got {describe(value)}"
-        )
-    n = whole(op, name, value, least)
-    return n, n
-
-
-def _pads(
-    op: str, padding: Any, image: Ints, stride: Ints, reach: Sequence[int]
-) -> tuple[Ints, Ints]:
-    wanted = '"SAME", "VALID", a whole number, or two pairs (before, after), of height and width'
-    if padding == "VALID":
-        return (0, 0), (0, 0)
-    if padding == "SAME":
-        top, left = (_same(*of) for of in zip(image, stride, reach, strict=True))
-        return top, left
-    if isinstance(padding, str):
-        raise ValueError(f"{op}: padding must be {wanted}; got {padding!r}")
-    if isinstance(padding, (tuple, list)):
-        if len(padding) != 2 or not all(isinstance(p, (tuple, list)) for p in padding):
-            remedy = ""
-            if len(padding) == 2 and all(isinstance(p, int) for p in padding):
-                remedy = f". For {padding[0]} pixels above and below, {padding[1]} left and right: "
-                remedy += f"{((padding[0],) * 2, (padding[1],) * 2)}"
-            raise ValueError(f"{op}: padding must be {wanted}; got {padding!r}{remedy}")
-        return pair(op, "padding", padding[0], 0), pair(op, "padding", padding[1], 0)
-    if padding is None:
-        raise TypeError(f"{op}: padding must be {wanted}; got None")
-    n = whole(op, "padding", padding, 0)
-    return (n, n), (n, n)
-
-
-def _same(length: int, stride: int, reach: int) -> Ints:
-    """One window for every step; an odd pixel of padding goes to the end."""
-    total = max((-(-length // stride) - 1) * stride + reach - length, 0)
-    return total // 2, total - total // 2
-
-
-def patches(x: jax.Array, windows: Windows) -> jax.Array:
-    """x (n, h, w, c) -> p (n, ho, wo, kh*kw*c), each row a window flattened."""
-    n, c, (ho, wo) = x.shape[0], x.shape[3], windows.count
-    if windows.tiled:
-        t = windows.tiles(x).transpose(0, 1, 3, 2, 4, 5)
-        return t.reshape(n, ho, wo, windows.pixels * c)
-    return jnp.concatenate(list(windows.planes(x)), -1)
-
-
-def patches_in_one_loop(x: jax.Array, windows: Windows) -> jax.Array:
-    """As `patches`, by pads and a sum where that is one loop: without a copy of every plane."""
-    if windows.tiled or windows.pixels > _FEW:
-        return patches(x, windows)
-    if windows.stride == (1, 1):  # each plane by its own crop; else all from one padded image
-        around = (
-            [(-before, -after) for before, after in (windows.around(0, i), windows.around(1, j))]
-            for i, j in windows.offsets()
-        )
-        planes = iter([pad(x, crop) for crop in around])
-    else:
-        planes = windows.planes(x)
-    c, total = x.shape[3], None
-    for k, plane in enumerate(planes):
-        place = (k * c, (windows.pixels - 1 - k) * c, 0)
-        placed = lax.pad(plane, np.zeros((), x.dtype), (*((0, 0, 0),) * 3, place))
-        total = placed if total is None else total + placed
-    assert total is not None
-    return total
-
-
-def sum_patches(p: jax.Array, windows: Windows) -> jax.Array:
-    """p (n, ho, wo, kh*kw*c) -> the image (n, h, w, c) of their sums: the adjoint of `patches`."""
-    n, ho, wo, k = p.shape
-    (kh, kw), c = windows.size, k // windows.pixels
-    if windows.tiled:
-        return windows.join_tiles(p.reshape(n, ho, wo, kh, kw, c).transpose(0, 1, 3, 2, 4, 5))
-    wide = accumulator(p)
-    image = windows.sum_planes(lambda k: p[..., k * c : (k + 1) * c].astype(wide))
-    return image.astype(p.dtype)
+def each(
+    first: int, last: int, step: Callable[[jax.Array, Carry], Carry], carry: Carry, *like: Any
+) -> Carry:
+    """`step(k, carry)` for every k from `first` to before `last`, in one loop, on arrays `like`."""
+    carry = spread(carry, *like)
+    return lax.fori_loop(np.int32(first), np.int32(last), step, carry)  # type: ignore[no-any-return]

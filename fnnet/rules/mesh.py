@@ -98,8 +98,8 @@ def with_axes_automatic(
 def forward_with_axes_automatic(f: Callable[..., T], operands: Sequence[Any]) -> T:
     """``f(*operands)``, with the axes of an explicit mesh, if there is one, made automatic.
 
-    A result gets the sharding of the first operand of its shape, else that of the first operand on
-    as many leading axes as they have in common.
+    A result gets the sharding of the first operand of its shape, else that of the first operand: on
+    every axis of the same size if it has as many axes, or on as many leading axes as they share.
     """
     types: list[Any] = [jax.typeof(x) for x in operands]
     mesh = explicit_mesh(types)
@@ -118,12 +118,18 @@ def _spec_of(shape: tuple[int, ...], types: Sequence[Any]) -> P:
         if t.shape == shape:
             return P(*t.sharding.spec.partitions)
     first = types[0]
+    names = first.sharding.spec.partitions
+    names = (*names, *[None] * (len(first.shape) - len(names)))
+    if len(shape) == len(first.shape):
+        return P(
+            *(a if n == m else None for a, n, m in zip(names, shape, first.shape, strict=True))
+        )
     common = 0
     for n, m in zip(shape, first.shape, strict=False):
         if n != m:
             break
         common += 1
-    return P(*first.sharding.spec.partitions[:common])
+    return P(*names[:common])
 
 
 def _automatic(f: Callable[..., Any], mesh: Any, specs: Sequence[P]) -> Callable[..., Any]:

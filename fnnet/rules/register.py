@@ -63,7 +63,7 @@ def register(
             it has parameters of their names. An option that `fwd` does not take keeps its default.
         automatic_axes: for a forward with loops or slices, which know nothing of shardings: on a
             mesh of explicit axes `forward` and `fwd` run with the axes automatic, as `bwd` always
-            does. The result is sharded as the first argument is, on the leading axes it shares.
+            does. The result is sharded as the first argument is, on the axes it shares with it.
 
     Returns:
         The differentiable function, with `forward`'s signature, docstring and name. Grad, vmap,

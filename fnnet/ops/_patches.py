@@ -1,0 +1,107 @@
+"""Patches: the windows of images as rows of a matrix, and their sum, its adjoint.
+
+    patches     : x (n, h, w, c) -> p (n, ho, wo, kh·kw·c)        sum_patches : p -> x
+
+Small windows are taken pixel by pixel, as planes (see `_windows.py`). Of large ones `patches` looks
+up first the rows of the image that each window needs, then the columns of those; `sum_patches` adds
+up first the columns, then the rows.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from fnnet.ops._windows import FEW, Windows, each
+from fnnet.rules import accumulator
+
+# up to so many planes their concatenation is compiled fast enough
+_FEW_TO_JOIN = 25
+
+
+def patches(x: jax.Array, windows: Windows) -> jax.Array:
+    """x (n, h, w, c) -> p (n, ho, wo, kh*kw*c), each row a window flattened."""
+    n, c, (ho, wo) = x.shape[0], x.shape[3], windows.count
+    if windows.none:
+        return lax.full_like(x, 0, shape=(n, ho, wo, windows.pixels * c))
+    if windows.tiled:
+        t = windows.tiles(x).transpose(0, 1, 3, 2, 4, 5)
+    elif windows.pixels <= _FEW_TO_JOIN:
+        return jnp.concatenate(list(windows.planes(x)), -1)
+    else:
+        t = _looked_up(windows.pad(x), windows)
+    return t.reshape(n, ho, wo, windows.pixels * c)
+
+
+def _looked_up(x: jax.Array, windows: Windows) -> jax.Array:
+    """The padded image (n, h, w, c) -> the windows (n, ho, wo, kh, kw, c)."""
+    (n, _, w, c), (ho, _), (kh, _) = x.shape, windows.count, windows.size
+    rows = lax.GatherDimensionNumbers((0, 3, 4), (1,), (1,))  # n, ho, kh, w, c
+    x = _gather(x, _places(windows, 0), rows, (n, 1, w, c))
+    columns = lax.GatherDimensionNumbers((0, 1, 3, 5), (3,), (3,))  # n, ho, wo, kh, kw, c
+    return _gather(x, _places(windows, 1), columns, (n, ho, kh, 1, c))
+
+
+def _gather(
+    x: jax.Array, places: jax.Array, numbers: lax.GatherDimensionNumbers, sizes: tuple[int, ...]
+) -> jax.Array:
+    return lax.gather(x, places, numbers, sizes, mode="promise_in_bounds")
+
+
+def _places(windows: Windows, side: int) -> jax.Array:
+    """Where the pixels of each window lie on one side of the padded image, (count, size, 1)."""
+    shape = (windows.count[side], windows.size[side], 1)
+    start, pixel = (lax.broadcasted_iota(np.int32, shape, axis) for axis in (0, 1))
+    return start * np.int32(windows.stride[side]) + pixel * np.int32(windows.dilation[side])
+
+
+def patches_in_one_loop(x: jax.Array, windows: Windows) -> jax.Array:
+    """As `patches`, by pads and a sum where that is one loop: without a copy of every plane.
+
+    XLA for CPUs writes a concatenation of planes twice.
+    """
+    if windows.tiled or windows.pixels > FEW or windows.none:
+        return patches(x, windows)
+    c, total = x.shape[3], None
+    for k, plane in enumerate(windows.planes(x)):
+        place = (k * c, (windows.pixels - 1 - k) * c, 0)
+        placed = lax.pad(plane, np.zeros((), x.dtype), (*((0, 0, 0),) * 3, place))
+        total = placed if total is None else total + placed
+    assert total is not None
+    return total
+
+
+def sum_patches(p: jax.Array, windows: Windows) -> jax.Array:
+    """p (n, ho, wo, kh*kw*c) -> the image (n, h, w, c) of their sums: the adjoint of `patches`."""
+    n, ho, wo, k = p.shape
+    (kh, kw), c = windows.size, k // windows.pixels
+    if windows.none:
+        return lax.full_like(p, 0, shape=(n, *windows.image, c))
+    if windows.tiled:
+        return windows.join_tiles(p.reshape(n, ho, wo, kh, kw, c).transpose(0, 1, 3, 2, 4, 5))
+    wide = accumulator(p)
+    if windows.pixels <= FEW:
+        image = windows.sum_planes(lambda k: p[..., k * c : (k + 1) * c].astype(wide))
+    else:
+        image = _added_up(p.reshape(n, ho, wo, kh, kw, c), windows, wide)
+    return image.astype(p.dtype)
+
+
+def _added_up(p: jax.Array, windows: Windows, wide: np.dtype) -> jax.Array:
+    """The windows (n, ho, wo, kh, kw, c) -> the image (n, h, w, c) of their sums."""
+    (n, ho, _, kh, kw, c), width = p.shape, windows.room(1)
+
+    def columns(l: jax.Array, total: jax.Array) -> jax.Array:  # of (n, ho, w, kh, c)
+        plane = lax.dynamic_index_in_dim(p, l, 4, keepdims=False)
+        return windows.add(total, plane.astype(wide), 1, l, 2)
+
+    rows_of = each(0, kw, columns, lax.full_like(p, 0, wide, (n, ho, width, kh, c)), p)
+    rows_of = windows.crop(rows_of, 1, 2)
+
+    def rows(k: jax.Array, total: jax.Array) -> jax.Array:  # of (n, h, w, c)
+        return windows.add(total, lax.dynamic_index_in_dim(rows_of, k, 3, keepdims=False), 0, k, 1)
+
+    shape = (n, windows.room(0), windows.image[1], c)
+    return windows.crop(each(0, kh, rows, lax.full_like(p, 0, wide, shape), p), 0, 1)

@@ -39,7 +39,6 @@ References
 
 from __future__ import annotations
 
-import functools
 from typing import Any, TypeAlias
 
 import jax
@@ -245,15 +244,14 @@ def _sums(x: jax.Array, windows: Windows) -> jax.Array:
     for sides in ((0, 1),) if windows.tiled else ((1,), (0,)):
         size, stride, pads = [1] * 4, [1] * 4, [(0, 0)] * 4
         for a in sides:
-            size[1 + a], stride[1 + a], pads[1 + a] = (
-                of[a] for of in (windows.size, windows.stride, windows.pads)
-            )
+            size[1 + a], stride[1 + a] = windows.size[a], windows.stride[a]
+            pads[1 + a] = windows.pads[a]
         x = lax.reduce_window(x, np.zeros((), x.dtype), lax.add, size, stride, pads)
     return x
 
 
 def _spread(g: jax.Array, windows: Windows) -> jax.Array:
-    """The adjoint of `_sums` where windows overlap: each pixel gets the g of its windows, summed."""
+    """The adjoint of `_sums` where windows overlap: to each pixel the sum of its windows' g."""
     g, around = windows.turned_round(g)
     if not all(g.shape[1:3]):
         return _no_pixels(g, windows)

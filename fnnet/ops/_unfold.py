@@ -241,6 +241,6 @@ def _require_shape(shape: Any, p: tuple[int, ...]) -> tuple[Any, ...]:
         raise ValueError(f"fold: shape must be the images' (n, h, w, c); got {got}")
     # the number of images may be a variable, in jax.export
     n = shape[0] if export.is_symbolic_dim(shape[0]) else whole("fold", "shape", shape[0], 0)
-    shape = n, *(whole("fold", "shape", size, 0) for size in shape[1:])
-    require_holdable("fold", f"shape={shape}", "images", shape)
-    return shape
+    images = (n, *(whole("fold", "shape", size, 0) for size in shape[1:]))
+    require_holdable("fold", f"shape={images}", "images", images)
+    return images

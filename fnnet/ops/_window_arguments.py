@@ -30,7 +30,7 @@ def require_image(
         raise ValueError(f"{op}: {name} must have four axes {axes}; got shape {shape}{remedy}")
 
 
-def require_holdable(op: str, argument: str, what: str, shape: Sequence[int]) -> None:
+def require_holdable(op: str, argument: str, what: str, shape: Sequence[Any]) -> None:
     """Raise ValueError for an array that no memory holds.
 
     Args:

@@ -96,10 +96,9 @@ class Windows:
                 f"image, {room[0]}×{room[1]} with its padding. Take a smaller size, "
                 'or padding="SAME"'
             )
-        spaced = dilations != (1, 1)
         argument = f"padding={pads}"
         if isinstance(padding, str):
-            argument = f"dilation={dilations}" if spaced else f"size={sizes}"
+            argument = f"size={sizes}" if dilations == (1, 1) else f"dilation={dilations}"
         require_holdable(op, argument, "padded images", (n, *room, c))
         counts = [
             0 if e else (space - r) // s + 1
@@ -172,6 +171,23 @@ class Windows:
             return lax.full_like(plane, 0, shape=(n, *self.image, c))
         around = [(before, after) for before, after in (rows, columns)]
         return pad(plane, around, between=(self.stride[0] - 1, self.stride[1] - 1))
+
+    def plane(self, x: jax.Array, offset: Ints, channels: Ints = (0, 0)) -> jax.Array:
+        """The adjoint of `_placed`: one plane, of an image whose zeros around are not written down.
+
+        `channels` of zeros are put before and after x's own.
+        """
+        n, c = x.shape[0], x.shape[3]
+        (top, bottom, *rows), (left, right, *columns) = (
+            self._on_image(side, k) for side, k in enumerate(offset)
+        )
+        (ho, wo), (h, w), (sh, sw) = self.count, self.image, self.stride
+        if top == bottom or left == right:
+            return lax.full_like(x, 0, shape=(n, ho, wo, c + sum(channels)))
+        stop = (n, h - rows[1], w - columns[1], c)
+        x = lax.slice(x, (0, rows[0], columns[0], 0), stop, (1, sh, sw, 1))
+        around = ((0, 0), (top, ho - bottom), (left, wo - right), channels)
+        return lax.pad(x, np.zeros((), x.dtype), [(*of, 0) for of in around])
 
     def _on_image(self, axis: int, k: int) -> tuple[int, int, int, int]:
         """Which windows have pixel k of an axis on the image, from, to; the zeros around them."""

@@ -1,6 +1,6 @@
 """Which pixel of each window is the greatest, and its adjoint: the two halves of `max_pool`.
 
-Letters as in _pool.py. q_nijc = k·kw + l is the number of the winning pixel (k, l) of window (i, j).
+Letters as in _pool.py: q_nijc = k·kw + l is the number of the pixel (k, l) that wins window (i, j).
 
 The search
     goes through the pixels x_0, x_1, ... of a window in row-major order, as the reverse mode of
@@ -30,6 +30,8 @@ The adjoint
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -105,7 +107,7 @@ def _winner_in_two_halves(x: jax.Array, windows: Windows) -> jax.Array:
     """The padded image -> q (n, ho, wo, c)."""
     kh, kw = windows.size
 
-    def columns(l: jax.Array, carry: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+    def columns(l: jax.Array, carry: tuple[jax.Array, jax.Array, jax.Array]) -> Any:
         kept, number, nan = carry
         new = windows.cut(x, 1, l, 2)
         keep = kept >= new
@@ -115,7 +117,7 @@ def _winner_in_two_halves(x: jax.Array, windows: Windows) -> jax.Array:
     start = (kept, lax.full_like(kept, 0, np.int32), jnp.isnan(kept))
     of_rows = each(1, kw, columns, start, x)
 
-    def rows(k: jax.Array, carry: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+    def rows(k: jax.Array, carry: tuple[jax.Array, jax.Array]) -> Any:
         kept, number = carry
         new, column, nan = (windows.cut(a, 0, k, 1) for a in of_rows)
         keep = (kept >= new) & ~nan

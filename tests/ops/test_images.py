@@ -17,7 +17,7 @@ import fnnet
 from fnnet import avg_pool, conv2d, fold, max_pool, unfold
 from fnnet.proof import reference as twin
 from tests.compare import assert_close, cotangent_like, equations, loss_of
-from tests.ops.test_memory import stored
+from tests.ops.test_memory import stored, temp
 
 F = jnp.ones
 IMAGE = ("NHWC", "HWIO", "NHWC")
@@ -157,7 +157,9 @@ def reduce_window(x, size, stride, pads):
 
 
 @pytest.mark.parametrize("values", [(0.0, 1.0), (-np.inf,), (np.nan, 0.0, 1.0, -np.inf, np.inf)])
-@pytest.mark.parametrize("size_stride_pads", [(2, 2, 0), (3, 1, 1), (3, 2, 0), (5, 5, 2)])
+@pytest.mark.parametrize(
+    "size_stride_pads", [(2, 2, 0), (3, 1, 1), (3, 2, 0), (5, 5, 2), (5, 1, 2), (4, 3, 0)]
+)
 def test_max_pool_ties_nan_and_inf_as_reduce_window(values, size_stride_pads):
     size, stride, pad = size_stride_pads
     x = jnp.asarray(np.random.default_rng(0).choice(values, (2, 10, 10, 3)))
@@ -172,6 +174,59 @@ def test_of_equal_pixels_the_first_counts():
     x = F((1, 4, 4, 1))
     dx = jax.grad(lambda x: max_pool(x, 2).sum())(x)[0, :, :, 0]
     assert dx.tolist() == [[1, 0, 1, 0], [0, 0, 0, 0]] * 2
+
+
+@pytest.mark.parametrize("size_stride", [(2, 2), (3, 2), (5, 5), (5, 2)])
+def test_the_plain_form_has_the_twins_gradient_at_ties(size_stride):
+    """`plain` is an oracle: where pixels are equal JAX's derivative of it is the first's too."""
+    size, stride = size_stride
+    x = jnp.asarray(np.random.default_rng(0).integers(0, 2, (2, 10, 10, 3)), "float64")
+    y, vjp = jax.vjp(fnnet.plain(lambda x: max_pool(x, size, stride=stride, padding=1)), x)
+    g = small_integers(1, *y.shape)
+    want = twin.max_pool_vjp(np.asarray(x), size, np.asarray(g), stride=stride, padding=1)
+    np.testing.assert_array_equal(vjp(g)[0], want[0])
+
+
+LARGE = {
+    "max_pool": lambda k: lambda x: max_pool(x, k, stride=1),
+    "max_pool, side by side": lambda k: lambda x: max_pool(x, k),
+    "avg_pool": lambda k: lambda x: avg_pool(x, k, stride=1),
+    "unfold": lambda k: lambda x: unfold(x, k),
+    "fold": lambda k: lambda x: fold(unfold(x, k), x.shape, k),
+    "conv2d": lambda k: lambda x: conv2d(x, F((k, k, 2, 1), x.dtype), form="unfold"),
+}
+
+
+@pytest.mark.parametrize("name", LARGE)
+def test_the_program_does_not_grow_with_the_window(name):
+    """Lowered, forward and gradient: 40×40 pixels take no more than 5×5, but for longer numbers."""
+    x = F((1, 42, 42, 2), "float32")
+    for passes in (lambda f: f, lambda f: jax.value_and_grad(lambda x: jnp.sin(f(x)).sum())):
+        small, large = (len(jax.jit(passes(LARGE[name](k))).lower(x).as_text()) for k in (5, 40))
+        assert large < 1.1 * small
+
+
+ENDS = {"sin": lambda y, g: jnp.sin(y).sum(), "product": lambda y, g: (y * g).sum()}
+
+
+@pytest.mark.parametrize("end", ENDS)
+@pytest.mark.parametrize("at", [(2, 2, "VALID"), (3, 2, "SAME"), (3, 1, "SAME")], ids=str)
+def test_scratch_memory_of_one_call(at, end):
+    """Of value and gradient, in one program: never above autodiff's of the same forward."""
+    size, stride, padding = at
+    x, w = F((4, 28, 28, 4), "float32"), F((size, size, 4, 8), "float32")
+    options = {"stride": stride, "padding": padding}
+    pools = [functools.partial(f, size=size, **options) for f in (max_pool, avg_pool, unfold)]
+    folds = functools.partial(fold, shape=x.shape, size=size, **options)
+    convs = [functools.partial(conv2d, w=w, form=f, **options) for f in ("direct", "unfold")]
+
+    def scratch(f, a, g):
+        return temp(jax.value_and_grad(lambda a, g: ENDS[end](f(a), g)), a, g)
+
+    for f, a in [*((f, x) for f in (*pools, *convs)), (folds, pools[2](x))]:
+        y = jax.eval_shape(f, a)
+        g = F(y.shape, y.dtype)
+        assert scratch(f, a, g) <= scratch(fnnet.plain(f), a, g), f
 
 
 @pytest.mark.parametrize(("size", "width"), [(2, 1), (16, 1), (17, 2)])
@@ -213,6 +268,25 @@ def test_gradient_of_conv2d_on_an_explicit_mesh(key):
         got = run(*placed)
         assert got[0].sharding.spec == P("d", None, None, None)
         assert_close(jax.device_get(got), jax.device_get(want))
+
+
+@pytest.mark.parametrize("shape", [(2, 0, 4, 3), (2, 4, 0, 3), (0, 4, 4, 3), (2, 4, 4, 0)])
+def test_empty_axes(shape):
+    """As `jax.lax` has them: no windows on an image without pixels, and gradients of zeros."""
+    x, w = F(shape), F((3, 3, shape[3], 2))
+
+    def lax_conv(x, w):
+        return lax.conv_general_dilated(x, w, (1, 1), "SAME", dimension_numbers=IMAGE)
+
+    want = jax.eval_shape(lax_conv, x, w).shape
+    for form in ("direct", "unfold"):
+        y, vjp = jax.vjp(functools.partial(conv2d, form=form), x, w)
+        assert y.shape == want
+        assert_close(vjp(y), (jnp.zeros_like(x), jnp.zeros_like(w)))
+    for op, size in itertools.product((max_pool, avg_pool, unfold), (3, 6)):
+        y, vjp = jax.vjp(functools.partial(op, size=size, stride=1, padding="SAME"), x)
+        assert y.shape[:3] == want[:3]
+        assert_close(vjp(y), (jnp.zeros_like(x),))
 
 
 SIDES = st.integers(1, 6)
@@ -324,6 +398,38 @@ WRONG = {
         ValueError,
         r"fold: p must have shape \(n, ho, wo, kh\*kw\*c\) = \(2, 4, 4, 16\).*got shape",
     ),
+    **{
+        f"{op.__name__}: {option} without bound": (
+            lambda op=op, option=option, value=value, more=more: op(
+                X, W if op is conv2d else 2, **{option: value, **more}
+            ),
+            ValueError,
+            rf"{op.__name__}: {option}.* (at most|no memory holds. Take a smaller {option})",
+        )
+        for op in (max_pool, unfold, conv2d)
+        for option, value, more in (
+            ("padding", 2**40, {}),
+            ("padding", 2**30, {}),
+            ("padding", ((0, 2**31 - 1), (0, 0)), {}),
+            ("stride", 2**40, {}),
+            *([("dilation", 2**30, {"padding": "SAME"})] if op is not max_pool else []),
+        )
+    },
+    "size without bound": (
+        lambda: avg_pool(X, 2**30, padding="SAME"),
+        ValueError,
+        r"avg_pool: size=.* no memory holds. Take a smaller size",
+    ),
+    "groups without bound": (
+        lambda: conv2d(X, W, groups=2**40),
+        ValueError,
+        r"conv2d: groups must be at most",
+    ),
+    "fold: shape without bound": (
+        lambda: fold(F((2, 4, 4, 16)), (2, 2**30, 2**30, 4), 2),
+        ValueError,
+        r"fold: shape=.* no memory holds. Take a smaller shape",
+    ),
     "fold: shape": (
         lambda: fold(F((2, 4, 4, 16)), (5, 5, 4), 2),
         ValueError,
@@ -332,7 +438,7 @@ WRONG = {
     "fold: an array for shape": (
         lambda: fold(F((2, 4, 4, 16)), jnp.ones(4), 2),
         TypeError,
-        r"fold: shape must be known when the op is compiled",
+        r"fold: shape must be a Python number, string or tuple",
     ),
     "count_include_pad": (
         lambda: avg_pool(X, 2, count_include_pad=None),

@@ -1,15 +1,20 @@
 """Every op on several devices: shard_map, explicit and automatic sharding."""
 
 import contextlib
+import functools
+import os
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from jax import lax
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from tests.cases import Case, each_case, each_op, each_op_with
+from tests.cases import Case, each_case, each_case_with, each_op, each_op_with
 from tests.compare import assert_close, loss_of
 
 BATCHED = {"where": lambda case: any(axis is not None for axis in case.batch)}
@@ -179,3 +184,73 @@ def test_automatic_sharding(case: Case, key):
         placed = [jax.device_put(a, s) for a, s in zip(args, shardings, strict=True)]
         gradient = jax.jit(jax.grad(loss_of(case.op), n), out_shardings=tuple(shardings))
         assert_close(jax.device_get(gradient(*placed)), want)
+
+
+AUTO, EXPLICIT = AxisType.Auto, AxisType.Explicit
+DRAWS = [(kind, i) for i in range(6) for kind in ("automatic", "explicit")]
+
+
+@functools.cache
+def on_one_device(case: Case):
+    """Arguments, and value and gradient there."""
+    args = case.args(jax.random.key(20_261_121))
+    both = jax.jit(jax.value_and_grad(loss_of(case.op), tuple(range(len(args)))))
+    return args, jax.device_get(both(*args))
+
+
+def drawn_layout(case: Case, rng: np.random.Generator) -> list[P]:
+    """A mesh axis, or both, for any axes of the arguments that can be cut in as many parts."""
+
+    def spec(shape) -> P:
+        names: list = [None] * len(shape)
+        for name in rng.permutation(["d", "m"]):
+            fits = [i for i, size in enumerate(shape) if size % 2 == 0 and names[i] is None]
+            if fits and rng.random() < 0.7:
+                names[rng.choice(fits)] = str(name)
+        return P(*names)
+
+    return [spec(shape) for shape in case.shapes]
+
+
+@each_case_with("draw", DRAWS, long=DRAWS[2:], brief=True)
+def test_drawn_axes_of_drawn_arguments_are_cut(case: Case, draw):
+    """Value and gradient as on one device, wherever JAX runs the op written without our rule."""
+    kind, number = draw
+    rng = np.random.default_rng([number, *case.name.encode()])
+    layout = drawn_layout(case, rng)
+    args, want = on_one_device(case)
+    mesh = jax.make_mesh((2, 2), ("d", "m"), axis_types=(EXPLICIT if "ex" in kind else AUTO,) * 2)
+    placed = place(args, mesh, layout)
+
+    def gradient(f):
+        return jax.jit(jax.value_and_grad(loss_of(f), tuple(range(len(args)))))
+
+    with jax.set_mesh(mesh):
+        if kind == "explicit":
+            try:
+                gradient(case.plain).trace(*placed)
+            except Exception as e:
+                pytest.skip(f"JAX's own op raises {type(e).__name__} for {layout}")
+        got = gradient(case.op)(*placed)
+    assert_close(jax.device_get(got), want)
+
+
+def drawn_images(seed: int, count: int) -> None:
+    """XLA's aborts cannot be caught: in a process of its own, which says what it does."""
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-m", "tests.ops.drawn_meshes", str(seed), str(count)]
+    done = subprocess.run(command, env=env, capture_output=True, text=True)
+    calls = [line for line in done.stdout.splitlines() if line]
+    assert done.returncode == 0, f"{calls[-1:]} ended it:\n{done.stderr[-2000:]}"
+    assert calls[-1] == "all right"
+
+
+@pytest.mark.further
+def test_no_drawn_axis_of_an_image_ends_the_process():
+    drawn_images(seed=5, count=16)
+
+
+@pytest.mark.further
+@pytest.mark.thorough
+def test_no_drawn_axis_of_an_image_ends_the_process_hundreds():
+    drawn_images(seed=6, count=200)

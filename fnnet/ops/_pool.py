@@ -21,6 +21,13 @@ Backward, with g_nijc = ∂L/∂y_nijc
     Both sums over windows are the adjoint of cutting the image into windows (fold, in `_unfold`).
     Where windows lie side by side each pixel is in one window, and there is no sum.
 
+In two halves
+    A window is kh rows of kw pixels, so its sum is the sum of its rows' sums, and likewise back:
+        r_najc = Σ_l x_na,(js+l-t),c           y_nijc = (1/m_ij) Σ_k r_n,(is+k-t),j,c
+        G_najc = Σ_ik g_nijc / m_ij over is+k-t = a        dx_nabc = Σ_jl G_najc over js+l-t = b
+    The greatest of large windows is found, and g taken back to it, in such halves too: how, with
+    ties and NaN, is in `_winners`. The program has one size whatever the window's.
+
 Residuals
     max_pool   q, one byte for each output (two for windows of more than 256 pixels): neither x,
                which autodiff keeps and searches again, nor y. Where x is kept anyway, as by a relu

@@ -21,9 +21,10 @@ Backward
 Residuals
     None: the rules are linear, and the matrix U is known from shapes.
 
-    Both are made of slices and pads. A convolution with one-hot kernels would do, as
-    `jax.lax.conv_general_dilated_patches`; but it multiplies by all the zeros of U, and its
-    backward is a grouped convolution with as many groups as channels.
+    Both are made of slices and pads, one for each pixel of a small window; of large windows they
+    look up, or add up, first one side, then the other (`_patches`). A convolution with one-hot
+    kernels would do, as `jax.lax.conv_general_dilated_patches`; but it multiplies by all the zeros
+    of U, and its backward is a grouped convolution with as many groups as channels.
 
 References
     K. Chellapilla, S. Puri, P. Simard, High performance convolutional neural networks for document

@@ -15,6 +15,36 @@ from typing import Any
 import numpy as np
 
 
+def known(op: str, size: int, stride: int, devices: int = 4, **options: Any) -> dict[str, Any]:
+    """A call with the height of the images cut."""
+    options = {"stride": stride, "padding": 1, **options}
+    return {
+        "op": op,
+        "size": (size, size),
+        "options": options,
+        "shape": (2, 16, 8, 2),
+        "cut": [(1, devices)],
+    }
+
+
+# each of these has ended a process once: a pad cropped before, and put zeros between
+KNOWN = [
+    known("max_pool", 3, 2),
+    known("max_pool", 2, 3),
+    known("avg_pool", 3, 2),
+    known("fold", 3, 2),
+    known("unfold", 2, 3, dilation=3, padding="SAME"),
+    known("conv2d by unfold", 3, 2),
+    {
+        "op": "conv2d",
+        "size": (2, 3),
+        "options": {"stride": (3, 3), "padding": ((2, 2), (2, 1))},
+        "shape": (4, 8, 11, 2),
+        "cut": [(1, 2), (0, 2)],
+    },
+]
+
+
 def draw(rng: np.random.Generator) -> dict[str, Any]:
     """One call, without its arrays: an op, its options, shapes, and which axes are cut in what."""
     pick = lambda *of: of[rng.integers(len(of))]  # noqa: E731
@@ -108,11 +138,11 @@ def run(call: dict[str, Any], seed: int) -> None:
 
 
 def main(seed: int, count: int) -> None:
-    """Make `count` drawn calls, each printed before it is made."""
+    """Make the known calls and `count` drawn ones, each printed before it is made."""
     import jax
 
-    for i in range(count):
-        call = draw(np.random.default_rng([seed, i]))
+    drawn = (draw(np.random.default_rng([seed, i])) for i in range(count))
+    for i, call in enumerate([*KNOWN, *drawn]):
         print(i, call, flush=True)
         run(call, i)
         if i % 50 == 49:

@@ -8,16 +8,14 @@ check       is your own hand-derived gradient right? `check.check_vjp`; loads wh
 proof       the ops again in NumPy, and proofs of their rules; loads when asked for
 """
 
-import importlib
-import sys
-from types import ModuleType
+from typing import TYPE_CHECKING
 
+from fnnet import backprop as backprop
+from fnnet import init as init
+from fnnet import ladder as ladder
+from fnnet import layers as layers
+from fnnet import memory as memory
 from fnnet import ops as ops
-from fnnet.measure import memory as memory
-from fnnet.net import backprop as backprop
-from fnnet.net import init as init
-from fnnet.net import ladder as ladder
-from fnnet.net import layers as layers
 from fnnet.ops import attention as attention
 from fnnet.ops import avg_pool as avg_pool
 from fnnet.ops import conv2d as conv2d
@@ -43,16 +41,66 @@ from fnnet.ops import unfold as unfold
 from fnnet.rules import plain as plain
 from fnnet.rules import register as register
 
-# `from fnnet.layers import linear` finds them too, as `fnnet.layers` does
-sys.modules.update(
-    {f"fnnet.{m.__name__.rsplit('.', 1)[1]}": m for m in (backprop, init, ladder, layers, memory)}
-)
+if TYPE_CHECKING:
+    from fnnet import check as check
+    from fnnet import proof as proof
 
-_ON_DEMAND = ("check", "proof")
+    __version__: str
 
+__all__ = [
+    "attention",
+    "avg_pool",
+    "backprop",
+    "check",
+    "conv2d",
+    "cross_entropy",
+    "fold",
+    "gelu",
+    "glu_mlp",
+    "gru",
+    "init",
+    "ladder",
+    "layer_norm",
+    "layers",
+    "lin",
+    "linear_cross_entropy",
+    "log_softmax",
+    "matmul",
+    "max_pool",
+    "memory",
+    "mse",
+    "norm",
+    "ops",
+    "plain",
+    "proof",
+    "register",
+    "relu",
+    "rms_norm",
+    "rnn",
+    "silu",
+    "softmax",
+    "unfold",
+]
 
-def __getattr__(name: str) -> ModuleType:
-    """Load, when it is first asked for, what those who only import ops need not wait for."""
-    if name in _ON_DEMAND:
-        return importlib.import_module(f"fnnet.{name}")
-    raise AttributeError(f"module 'fnnet' has no attribute {name!r}")
+# hidden from type checkers, to which any name would be right that a `__getattr__` may know
+if not TYPE_CHECKING:
+
+    def __getattr__(name):
+        """Load, when it is first asked for, what those who only import ops need not wait for."""
+        if name in ("check", "proof"):
+            from importlib import import_module
+
+            return import_module(f"fnnet.{name}")
+        if name == "__version__":
+            from importlib import metadata
+
+            try:
+                return metadata.version("fnnet")
+            except metadata.PackageNotFoundError:  # a source folder on the path, not installed
+                return "0+unknown"
+        raise AttributeError(f"module 'fnnet' has no attribute {name!r}")
+
+    def __dir__():
+        """The public names, loaded or not, beside what every module has."""
+        special = [name for name in globals() if name.startswith("__")]
+        return sorted({*special, *__all__, "__version__"})

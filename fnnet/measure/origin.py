@@ -13,7 +13,7 @@ from typing import Any
 import jax
 from jax.extend import core
 
-from fnnet.rules.jaxpr import Equation, opened
+from fnnet.rules.jaxpr import Closed, Equation, opened
 
 # the parameter that holds the one function whose results are the equation's results, in order
 _INNER = ("jaxpr", "call_jaxpr", "body_jaxpr")
@@ -70,7 +70,7 @@ def origin(jaxpr: Any, var: Any) -> Origin:
     if producer is None:
         return Origin(var)
     for name in _INNER:
-        if not isinstance(param := producer.params.get(name), (core.ClosedJaxpr, core.Jaxpr)):
+        if not isinstance(param := producer.params.get(name), (Closed, core.Jaxpr)):
             continue
         inner, _ = opened(param)
         if len(inner.outvars) != len(producer.outvars):

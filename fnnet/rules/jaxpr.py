@@ -13,6 +13,8 @@ from jax.extend import core
 
 Equation = core.JaxprEqn
 RunEquation = Callable[[Equation, list[Any]], Sequence[Any]]
+# JAX 0.12 has `Jaxpr` alone, and this name of it no more for type checkers
+Closed: Any = getattr(core, "ClosedJaxpr", core.Jaxpr)
 
 
 def bind(eqn: Equation, values: Sequence[Any], **changed: Any) -> Sequence[Any]:
@@ -46,6 +48,6 @@ def opened(jaxpr: Any) -> tuple[Any, Sequence[Any]]:
     JAX 0.10 has two classes, `ClosedJaxpr` and `Jaxpr` (checkpoint and shard_map hold the latter);
     0.12 has one.
     """
-    if isinstance(jaxpr, core.ClosedJaxpr):
+    if isinstance(jaxpr, Closed):
         return getattr(jaxpr, "jaxpr", jaxpr), jaxpr.consts
     return jaxpr, ()

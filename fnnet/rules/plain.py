@@ -10,7 +10,7 @@ import jax
 from jax.extend import core
 
 from fnnet.rules.arguments import is_array
-from fnnet.rules.jaxpr import Equation, bind, opened, run
+from fnnet.rules.jaxpr import Closed, Equation, bind, opened, run
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -107,11 +107,11 @@ def _expanded(eqn: Equation, *values: Any) -> list[Any]:
 
 def _stripped(param: Any) -> Any:
     """The parameter of an equation with each jaxpr in it traced again, without rules."""
-    if isinstance(param, (core.ClosedJaxpr, core.Jaxpr)):
+    if isinstance(param, (Closed, core.Jaxpr)):
         inner, consts = opened(param)
         avals = [v.aval for v in inner.invars]
         closed = jax.make_jaxpr(lambda *args: run(inner, consts, args, _equation))(*avals)
-        if isinstance(param, core.ClosedJaxpr):
+        if isinstance(param, Closed):
             return closed
         # an open jaxpr cannot hold constants, and this one had none to begin with
         return closed.jaxpr
@@ -141,10 +141,10 @@ def _shard_map(eqn: Equation, values: list[Any]) -> Sequence[Any]:
 
 def _jaxprs(param: Any) -> list[Any]:
     """The jaxprs held by one parameter of an equation."""
-    if isinstance(param, (core.ClosedJaxpr, core.Jaxpr)):
+    if isinstance(param, (Closed, core.Jaxpr)):
         return [param]
     if isinstance(param, (tuple, list)):
-        return [p for p in param if isinstance(p, (core.ClosedJaxpr, core.Jaxpr))]
+        return [p for p in param if isinstance(p, (Closed, core.Jaxpr))]
     return []
 
 

@@ -103,7 +103,8 @@ def norm(
     if ord == 1:
         return absolute(x).sum(axis=axis, keepdims=keepdims)
     if ord in (2, "fro"):  # the square root of a sum of squares: rounds better than powers do
-        return sqrt((x**2).sum(axis=axis, keepdims=keepdims))
+        squares: Any = x**2  # of numbers or of symbols, as NumPy's types do not say
+        return sqrt(squares.sum(axis=axis, keepdims=keepdims))
     return (absolute(x) ** ord).sum(axis=axis, keepdims=keepdims) ** (1 / ord)
 
 

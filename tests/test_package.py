@@ -3,10 +3,15 @@
 import ast
 import importlib
 import pathlib
+import pydoc
 import subprocess
 import sys
+from importlib import metadata
 
 import pytest
+
+import fnnet
+from fnnet.check.samples import op_names
 
 ROOT = pathlib.Path(__file__).parents[1]
 FNNET = ROOT / "fnnet"
@@ -24,12 +29,13 @@ STANDS_ON = {
 
 def _imports(path: pathlib.Path) -> set[str]:
     names = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    here = ("fnnet", *path.relative_to(FNNET).parts)  # whatever the folders above are called
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             # relative, from files that also run without fnnet around them (proof/reference.py)
-            start = path.parts[path.parts.index("fnnet") : -node.level] if node.level else ()
+            start = here[: -node.level] if node.level else ()
             names |= {".".join([*start, *filter(None, [node.module]), a.name]) for a in node.names}
     return names
 
@@ -41,7 +47,7 @@ FILES = sorted(FNNET.rglob("*.py"))
 def test_imports_run_one_way(path):
     parts = path.relative_to(FNNET).parts
     if len(parts) == 1:
-        return  # __init__ and __main__ stand above all
+        return  # __init__, __main__ and the files that gather public names stand above all
     for name in _imports(path):
         assert not name.startswith("jax._src"), f"{path} reaches into jax._src"
         if name.startswith("fnnet."):
@@ -57,7 +63,7 @@ def _python(code: str) -> str:
     return subprocess.run(
         [sys.executable, "-W", "error", "-c", code],
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         check=True,
         cwd=ROOT,
     ).stdout
@@ -76,18 +82,81 @@ def test_importing_fnnet_loads_only_what_ops_need():
         assert lazy not in loaded, lazy
 
 
-def test_public_names():
-    import fnnet
+PUBLIC_MODULES = ("ops", "init", "layers", "backprop", "ladder", "memory", "check", "proof")
 
+
+def test_public_names():
     for name in ("matmul", "lin", "relu", "mse", "plain", "register"):
         assert callable(getattr(fnnet, name))
-    for module in ("ops", "init", "layers", "backprop", "ladder", "memory", "check", "proof"):
-        assert getattr(fnnet, module).__name__.startswith("fnnet.")
+    for module in PUBLIC_MODULES:
+        assert getattr(fnnet, module).__name__ == f"fnnet.{module}"
         assert importlib.import_module(f"fnnet.{module}") is getattr(fnnet, module)
-    for op in ("matmul", "lin", "relu", "mse"):
+    for op in op_names():
         assert getattr(fnnet, op) is getattr(fnnet.ops, op)
         assert callable(getattr(fnnet.ops, f"{op}_fwd"))
         assert callable(getattr(fnnet.ops, f"{op}_bwd"))
+
+
+def test_all_and_dir_are_the_public_names():
+    names = {*op_names(), *PUBLIC_MODULES, "plain", "register"}
+    assert set(fnnet.__all__) == names
+    assert {name for name in dir(fnnet) if not name.startswith("_")} == names
+    assert "__version__" in dir(fnnet)
+    passes = {f"{op}_{way}" for op in op_names() for way in ("fwd", "bwd")}
+    assert set(fnnet.ops.__all__) == {*op_names(), *passes}
+    space = {}
+    exec("from fnnet import *", space)
+    assert set(space) - {"__builtins__"} == names
+
+
+@pytest.mark.parametrize("name", PUBLIC_MODULES)
+def test_all_of_a_module_is_there(name):
+    module = getattr(fnnet, name)
+    public = getattr(module, "__all__", ())
+    assert len(set(public)) == len(public)
+    for one in public:
+        assert hasattr(module, one), one
+    if name in ("init", "layers", "backprop", "ladder", "memory", "check"):
+        assert set(public) == {
+            n for n, value in vars(module).items() if n[0] != "_" and not _is_module(value)
+        }
+    if name in ("init", "layers", "backprop", "ladder", "memory"):
+        for one in public:  # the same objects, where they are written
+            home = importlib.import_module(
+                f"fnnet.{'measure' if name == 'memory' else 'net'}.{name}"
+            )
+            assert getattr(module, one) is getattr(home, one)
+
+
+def _is_module(value):
+    return isinstance(value, type(fnnet))
+
+
+def test_a_name_that_is_not_there():
+    with pytest.raises(AttributeError, match="module 'fnnet' has no attribute 'nonsense'"):
+        _ = fnnet.nonsense
+    with pytest.raises(ImportError, match="nonsense"):
+        exec("from fnnet import nonsense")
+
+
+def test_help_lists_the_ops():
+    text = pydoc.plain(pydoc.render_doc(fnnet))
+    for op in op_names():
+        assert f"\n    {op}(" in text, op
+        assert getattr(fnnet, op).__doc__.split("\n")[0] in text
+    assert "\n    linear(" in pydoc.plain(pydoc.render_doc(fnnet.layers))
+    assert "\n    lin_bwd(" in pydoc.plain(pydoc.render_doc(fnnet.ops))
+
+
+def test_the_version(monkeypatch):
+    """Of the installed package; from a source folder that is not installed there is none."""
+    assert fnnet.__version__ == metadata.version("fnnet")
+
+    def none(name):
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(metadata, "version", none)
+    assert fnnet.__version__ == "0+unknown"
 
 
 def test_annotated_shapes_are_checked_by_beartype():

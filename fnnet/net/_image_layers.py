@@ -1,13 +1,14 @@
 """Layers of images (n, height, width, channels): convolution and max pooling."""
 
 import math
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import DTypeLike
 
-from fnnet.net._layer import Layer, no_params, size_of
+from fnnet.net._layer import Layer, Params, no_params, size_of
 from fnnet.net.init import Initializer, kaiming_normal, zeros
 from fnnet.ops import conv2d, max_pool
 
@@ -67,20 +68,31 @@ def conv(
     if not callable(init):
         raise TypeError(f"conv: init must be an initialiser, got {init!r}")
     shape = (kh, kw, c_in // groups, c_out)
+    options["groups"] = groups
+    return Layer(partial(_conv_params, shape, bias, init), partial(_conv_apply, shape, options))
 
-    def init_params(key: Array, dtype: DTypeLike = jnp.float32) -> ConvParams:
-        w = init(key, (math.prod(shape[:3]), c_out), dtype).reshape(shape)
-        return ConvParams(w=w, b=zeros(key, (c_out,), dtype) if bias else None)
 
-    def apply(params: ConvParams, x: Array) -> Array:
-        if jnp.shape(params.w) != shape:
-            raise ValueError(
-                f"conv: w must have shape {shape}, got {jnp.shape(params.w)}: "
-                "these are another layer's parameters"
-            )
-        return conv2d(x, params.w, params.b, groups=groups, **options)
+def _conv_params(
+    shape: tuple[int, ...],
+    bias: bool,
+    init: Initializer,
+    key: Array,
+    dtype: DTypeLike = jnp.float32,
+) -> ConvParams:
+    *taps, c_out = shape
+    w = init(key, (math.prod(taps), c_out), dtype).reshape(shape)
+    return ConvParams(w=w, b=zeros(key, (c_out,), dtype) if bias else None)
 
-    return Layer(init_params, apply)
+
+def _conv_apply(
+    shape: tuple[int, ...], options: dict[str, Any], params: ConvParams, x: Array
+) -> Array:
+    if jnp.shape(params.w) != shape:
+        raise ValueError(
+            f"conv: w must have shape {shape}, got {jnp.shape(params.w)}: "
+            "these are another layer's parameters"
+        )
+    return conv2d(x, params.w, params.b, **options)
 
 
 def max_pool_layer(size: int | tuple[int, int] = 2, **options: Any) -> Layer:
@@ -93,4 +105,10 @@ def max_pool_layer(size: int | tuple[int, int] = 2, **options: Any) -> Layer:
     >>> max_pool_layer(2).apply((), jnp.ones((5, 28, 28, 3))).shape
     (5, 14, 14, 3)
     """
-    return Layer(no_params, lambda params, x: max_pool(x, size, **options))
+    return Layer(no_params, partial(_max_pool_apply, size, options))
+
+
+def _max_pool_apply(
+    size: int | tuple[int, int], options: dict[str, Any], params: Params, x: Array
+) -> Array:
+    return max_pool(x, size, **options)

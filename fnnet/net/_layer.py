@@ -2,13 +2,21 @@
 
 import operator
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import DTypeLike
 
 Params = Any  # a pytree of arrays
+
+
+class Init(Protocol):
+    """What draws a layer's parameters: `(key, dtype=float32) -> params`."""
+
+    def __call__(self, key: Array, /, dtype: DTypeLike = ...) -> Params:
+        """Draw them, by one key."""
+        ...
 
 
 class Layer(NamedTuple):
@@ -19,7 +27,7 @@ class Layer(NamedTuple):
         apply: `(params, x) -> y`.
     """
 
-    init: Callable[..., Params]
+    init: Init
     apply: Callable[[Params, Array], Array]
 
 

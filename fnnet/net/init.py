@@ -32,6 +32,7 @@ Sun, Delving deep into rectifiers (2015).
 import math
 import operator
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, Protocol
 
 import jax
@@ -92,11 +93,13 @@ def normal(std: float) -> Initializer:
         ) from None
     if not 0 <= scale < math.inf:
         raise ValueError(f"normal: std must be finite and not negative, got {std!r}")
+    return partial(_normal_of, scale)  # which can be pickled, as a closure cannot
 
-    def draw(key: Array, shape: Sequence[int], dtype: DTypeLike = jnp.float32) -> Array:
-        return _normal("normal", key, _sizes("normal", shape), dtype, scale)
 
-    return draw
+def _normal_of(
+    std: float, key: Array, shape: Sequence[int], dtype: DTypeLike = jnp.float32
+) -> Array:
+    return _normal("normal", key, _sizes("normal", shape), dtype, std)
 
 
 def xavier_normal(key: Array, shape: Sequence[int], dtype: DTypeLike = jnp.float32) -> Array:

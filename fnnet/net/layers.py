@@ -3,8 +3,9 @@
     init(key, dtype=float32) -> params        apply(params, x) -> y
 
 A layer holds no state: its parameters are a pytree that the caller keeps, differentiates, updates
-and saves. What a class with attributes does elsewhere is done by these pairs and closures, and
-`parameters` lists the leaves by name, as "0.w".
+and saves. What a class with attributes does elsewhere is done by these pairs, and `parameters`
+lists the leaves by name, as "0.w". The functions of a pair are functions of this file with their
+sizes filled in, no closures, so that a layer can be pickled.
 
     net = sequential(linear(784, 50), relu_layer(), linear(50, 10))
     params = net.init(jax.random.key(0))
@@ -17,6 +18,7 @@ and of a layer without any the empty tuple.
 """
 
 import math
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -74,25 +76,37 @@ def linear(
     if not callable(init):
         raise TypeError(f"{name}: init must be an initialiser, got {init!r}")
 
-    def init_params(key: Array, dtype: DTypeLike = jnp.float32) -> LinearParams:
-        return LinearParams(
-            w=init(key, (n_in, n_out), dtype), b=zeros(key, (n_out,), dtype) if bias else None
+    return Layer(
+        partial(_linear_params, n_in, n_out, bias, init), partial(_linear_apply, n_in, n_out)
+    )
+
+
+def _linear_params(
+    n_in: int,
+    n_out: int,
+    bias: bool,
+    init: Initializer,
+    key: Array,
+    dtype: DTypeLike = jnp.float32,
+) -> LinearParams:
+    return LinearParams(
+        w=init(key, (n_in, n_out), dtype), b=zeros(key, (n_out,), dtype) if bias else None
+    )
+
+
+def _linear_apply(n_in: int, n_out: int, params: LinearParams, x: Array) -> Array:
+    w, b = params
+    name = f"linear({n_in}, {n_out})"
+    if jnp.ndim(x) < 1 or jnp.shape(x)[-1] != n_in:
+        raise ValueError(
+            f"{name}: the last axis of x must have size {n_in}, got shape {jnp.shape(x)}"
         )
-
-    def apply(params: LinearParams, x: Array) -> Array:
-        w, b = params
-        if jnp.ndim(x) < 1 or jnp.shape(x)[-1] != n_in:
-            raise ValueError(
-                f"{name}: the last axis of x must have size {n_in}, got shape {jnp.shape(x)}"
-            )
-        if jnp.shape(w) != (n_in, n_out):
-            raise ValueError(
-                f"{name}: w must have shape {(n_in, n_out)}, got {jnp.shape(w)}: "
-                "these are another layer's parameters"
-            )
-        return lin(x, w, b)
-
-    return Layer(init_params, apply)
+    if jnp.shape(w) != (n_in, n_out):
+        raise ValueError(
+            f"{name}: w must have shape {(n_in, n_out)}, got {jnp.shape(w)}: "
+            "these are another layer's parameters"
+        )
+    return lin(x, w, b)
 
 
 def relu_layer() -> Layer:
@@ -101,7 +115,11 @@ def relu_layer() -> Layer:
     >>> relu_layer().apply((), jnp.array([-1.0, 2.0])).tolist()
     [0.0, 2.0]
     """
-    return Layer(no_params, lambda params, x: relu(x))
+    return Layer(no_params, _relu_apply)
+
+
+def _relu_apply(params: Params, x: Array) -> Array:
+    return relu(x)
 
 
 def flatten() -> Layer:
@@ -112,14 +130,14 @@ def flatten() -> Layer:
     >>> flatten().apply((), jnp.ones((5, 28, 28, 1))).shape
     (5, 784)
     """
+    return Layer(no_params, _flatten_apply)
 
-    def apply(params: Params, x: Array) -> Array:
-        if not jnp.ndim(x):
-            raise ValueError("flatten: x must have a first axis, of samples; got shape ()")
-        n, *rest = jnp.shape(x)
-        return jnp.reshape(x, (n, math.prod(rest)))
 
-    return Layer(no_params, apply)
+def _flatten_apply(params: Params, x: Array) -> Array:
+    if not jnp.ndim(x):
+        raise ValueError("flatten: x must have a first axis, of samples; got shape ()")
+    n, *rest = jnp.shape(x)
+    return jnp.reshape(x, (n, math.prod(rest)))
 
 
 class LayerNormParams(NamedTuple):
@@ -142,14 +160,15 @@ def layer_norm_layer(d: int, *, eps: float = 1e-5) -> Layer:
     (3, 3)
     """
     d = size_of("layer_norm_layer", "d", d)
+    return Layer(partial(_layer_norm_params, d), partial(_layer_norm_apply, eps))
 
-    def init_params(key: Array, dtype: DTypeLike = jnp.float32) -> LayerNormParams:
-        return LayerNormParams(scale=jnp.ones(d, dtype), shift=zeros(key, (d,), dtype))
 
-    def apply(params: LayerNormParams, x: Array) -> Array:
-        return layer_norm(x, params.scale, params.shift, eps=eps)
+def _layer_norm_params(d: int, key: Array, dtype: DTypeLike = jnp.float32) -> LayerNormParams:
+    return LayerNormParams(scale=jnp.ones(d, dtype), shift=zeros(key, (d,), dtype))
 
-    return Layer(init_params, apply)
+
+def _layer_norm_apply(eps: float, params: LayerNormParams, x: Array) -> Array:
+    return layer_norm(x, params.scale, params.shift, eps=eps)
 
 
 def sequential(*layers: Layer) -> Layer:
@@ -177,26 +196,28 @@ def sequential(*layers: Layer) -> Layer:
             uncalled = callable(layer)
             called = f"; call it: {getattr(layer, '__name__', layer)}()" if uncalled else ""
             raise TypeError(f"sequential: argument {i} is no Layer but {layer!r}{called}")
+    return Layer(partial(_sequential_params, layers), partial(_sequential_apply, layers))
 
-    def init_params(key: Array, dtype: DTypeLike = jnp.float32) -> tuple[Params, ...]:
-        keys = jax.random.split(key, len(layers))
-        return tuple(layer.init(k, dtype) for layer, k in zip(layers, keys, strict=True))
 
-    def apply(params: tuple[Params, ...], x: Array) -> Array:
-        if len(params) != len(layers):
-            raise ValueError(
-                f"sequential: {len(layers)} layers need as many entries in params, "
-                f"got {len(params)}"
-            )
-        for i, (layer, layer_params) in enumerate(zip(layers, params, strict=True)):
-            try:
-                x = layer.apply(layer_params, x)
-            except Exception as error:
-                error.add_note(f"This was layer {i} of sequential, counting from 0.")
-                raise
-        return x
+def _sequential_params(
+    layers: tuple[Layer, ...], key: Array, dtype: DTypeLike = jnp.float32
+) -> tuple[Params, ...]:
+    keys = jax.random.split(key, len(layers))
+    return tuple(layer.init(k, dtype) for layer, k in zip(layers, keys, strict=True))
 
-    return Layer(init_params, apply)
+
+def _sequential_apply(layers: tuple[Layer, ...], params: tuple[Params, ...], x: Array) -> Array:
+    if len(params) != len(layers):
+        raise ValueError(
+            f"sequential: {len(layers)} layers need as many entries in params, got {len(params)}"
+        )
+    for i, (layer, layer_params) in enumerate(zip(layers, params, strict=True)):
+        try:
+            x = layer.apply(layer_params, x)
+        except Exception as error:
+            error.add_note(f"This was layer {i} of sequential, counting from 0.")
+            raise
+    return x
 
 
 def parameters(params: Params) -> list[tuple[str, Array]]:

@@ -1,5 +1,8 @@
 """Layers as (init, apply) pairs, beside the chapter's classes, and a neuron in plain Python."""
 
+import copy
+import pickle
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -322,3 +325,19 @@ def test_conv_says_what_is_wrong():
         layer.apply(other.init(jax.random.key(0)), jnp.ones((1, 5, 5, 4)))
     with pytest.raises(ValueError, match=r"conv2d: w of shape .* takes 4 input channels"):
         layer.apply(layer.init(jax.random.key(0)), jnp.ones((1, 5, 5, 3)))
+
+
+def test_layers_are_pickled_and_copied():
+    """Of every kind, with another process's bytes: functions by name, sizes by value."""
+    net = sequential(
+        conv(1, 2, 3, init=init.normal(0.1), stride=2),
+        relu_layer(),
+        max_pool_layer(2),
+        flatten(),
+        sequential(linear(8, 3, bias=False), layer_norm_layer(3, eps=0.1)),
+    )
+    key, x = jax.random.key(0), normal(0, 2, 8, 8, 1).astype(jnp.float32)
+    want = net.apply(net.init(key), x)
+    for other in (pickle.loads(pickle.dumps(net)), copy.deepcopy(net)):
+        assert isinstance(other, Layer)
+        assert_close(other.apply(other.init(key), x), want, 0)

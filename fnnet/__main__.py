@@ -1,9 +1,15 @@
 """`python -m fnnet COMMAND ...`: one module for each command, imported only when asked for."""
 
+import difflib
 import sys
 from collections.abc import Sequence
 from importlib import import_module
 from typing import NamedTuple
+
+import jax
+
+import fnnet
+from fnnet._terminal import run
 
 
 class Command(NamedTuple):
@@ -17,7 +23,7 @@ COMMANDS = {
     "check": Command("fnnet.check.cli", "check every op's gradient on this device"),
     "bench": Command("fnnet.measure.bench", "measure gradients by hand beside autodiff's, here"),
     "ladder": Command("fnnet.net.ladder", "time the matrix product written five ways"),
-    "prove": Command("fnnet.proof.symbolic", "prove the hand-derived backward rules with SymPy"),
+    "prove": Command("fnnet.proof.cli", "prove the hand-derived backward rules with SymPy"),
 }
 
 
@@ -28,26 +34,43 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the words after `python -m fnnet`; those of the process by default.
 
     Returns:
-        the command's exit code, or 2 if there is no such command.
+        the command's exit code; 2 if there is no such command, 130 after Ctrl-C.
     """
     words = list(sys.argv[1:] if argv is None else argv)
+    name = words[0] if words and words[0] in COMMANDS else ""
+    return run(f"fnnet {name}".strip(), lambda: _main(words))
+
+
+def _main(words: Sequence[str]) -> int:
     if words[:1] in (["-h"], ["--help"]):
         print(_usage())
+        return 0
+    if words[:1] in (["-V"], ["--version"]):
+        python = sys.version.split()[0]
+        print(f"fnnet {fnnet.__version__} (JAX {jax.__version__}, Python {python})")
         return 0
     if not words:
         print(_usage(), file=sys.stderr)
         return 2
     name, *rest = words
     if name not in COMMANDS:
-        known = ", ".join(COMMANDS)
-        print(f"fnnet: no command {name!r}; there are: {known}", file=sys.stderr)
+        near = difflib.get_close_matches(name, COMMANDS, n=1)
+        meant = f"; did you mean {near[0]}? There are" if near else "; there are"
+        print(f"fnnet: no command {name!r}{meant}: {', '.join(COMMANDS)}", file=sys.stderr)
         return 2
-    return int(import_module(COMMANDS[name].module).main(rest))
+    try:
+        return int(import_module(COMMANDS[name].module).main(rest))
+    except RuntimeError as error:
+        if "backend" not in str(error):
+            raise
+        print(f"fnnet {name}: JAX finds no device: {str(error).splitlines()[0]}", file=sys.stderr)
+        return 2
 
 
 def _usage() -> str:
     lines = ["usage: python -m fnnet COMMAND [-h] ...", "", "commands:"]
     lines += [f"  {name:<8}{command.summary}" for name, command in COMMANDS.items()]
+    lines += ["", "COMMAND --help lists a command's flags; --version, in its place, is fnnet's own"]
     return "\n".join(lines)
 
 

@@ -8,14 +8,14 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 
 from fnnet import ops
+from fnnet._terminal import Columns, Parser, file_fault, for_people, one_of, write
 from fnnet.check.report import Report
 from fnnet.check.samples import op_names, samples
-from fnnet.check.table import table
 from fnnet.check.twin import NEAR, twin_error
 from fnnet.check.verify import check_vjp
 
@@ -23,13 +23,16 @@ SEED = 20_261_122
 SCORED_ON = 8  # devices: some planted bugs show on several only
 _STARTED = "FNNET_CHECK_DEVICES"
 
-HEAD = ("op", "questions", "error", "bytes kept", "twin", "proof", "verdict")
+HEAD = ("op", "passed", "error", "bytes kept", "twin", "proof", "verdict")
+WIDTHS = (20, 7, 7, 11, 5, 8, 11)
 LEGEND = """
-questions  answered in the rule's favour, of those asked, over all calls of the op
-error      the largest, in terms of the bound it has to keep
-bytes kept by the backward pass: by the rule / by autodiff
-twin       the largest relative error against the NumPy twin, value and gradient, in float64
-proof      of the twin's rule by SymPy, at the first of its shapes; python -m fnnet prove: at all"""
+passed      questions answered in the rule's favour, of those asked, at all calls
+error       the largest, in terms of the bound it has to keep
+bytes kept  by the backward pass: by the rule / by autodiff
+twin        the largest relative error against the NumPy twin, value and gradient,
+            in float64
+proof       of the twin's rule by SymPy, at the first of its shapes;
+            python -m fnnet prove: at all"""
 
 
 class Checked(NamedTuple):
@@ -59,13 +62,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         0 if nothing is wrong, 1 if anything is, 2 for words that make no sense.
     """
     words = list(sys.argv[1:] if argv is None else argv)
+    parser = _parser()
     try:
-        options = _parser().parse_args(words)
+        options = parser.parse_args(words)
+        _together(parser, options)
     except SystemExit as e:
         return 2 if e.code else 0
-    if options.devices is not None and options.devices < 1:
-        print("fnnet check: --devices must be at least 1", file=sys.stderr)
-        return 2
     devices = options.devices or (SCORED_ON if options.score else None)
     if devices and jax.device_count() < devices and not os.environ.get(_STARTED):
         return _anew(words, devices)
@@ -77,25 +79,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         from fnnet.check import score
 
         return score.main(options.json, options.only)
-    unknown = sorted(set(options.op or ()) - set(op_names()))
-    if unknown:
-        print(
-            f"fnnet check: no op {', '.join(unknown)}; there are: {', '.join(op_names())}",
-            file=sys.stderr,
-        )
-        return 2
-    return _check(options.op or op_names(), options.json, options.verbose)
+    return _check(list(dict.fromkeys(options.op or op_names())), options.json, options.verbose)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m fnnet check", description="Is each op's gradient right, on this device?"
+def _parser() -> Parser:
+    parser = Parser("check", "Is each op's gradient right, on this device?", op_names())
+    parser.add_argument(
+        "--op",
+        action="append",
+        type=one_of("op", op_names()),
+        metavar="NAME",
+        help="this op alone; may be repeated",
     )
     parser.add_argument(
-        "--op", action="append", metavar="NAME", help="this op alone; may be repeated"
-    )
-    parser.add_argument(
-        "--json", metavar="FILE", help="write the reports to FILE, - for the output"
+        "--json",
+        metavar="FILE",
+        help="write the reports to FILE; for - to standard output, the table to standard error",
     )
     parser.add_argument(
         "--devices",
@@ -109,6 +108,19 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--only", metavar="TEXT", help="with --score: the rows whose name has TEXT")
     return parser
+
+
+def _together(parser: Parser, options: argparse.Namespace) -> None:
+    """Flags looked at together, and the file, before any work; a wrong one ends the program."""
+    if options.devices is not None and options.devices < 1:
+        parser.error(f"--devices must be at least 1, got {options.devices}")
+    if options.only is not None and not options.score:
+        parser.error("--only goes with --score; one op alone is --op NAME")
+    for flag in ("op", "verbose"):
+        if options.score and getattr(options, flag):
+            parser.error(f"--{flag} does not go with --score, which --only narrows down")
+    if options.json is not None and (fault := file_fault(options.json)):
+        parser.error(f"--json {fault}")
 
 
 def _anew(words: Sequence[str], devices: int) -> int:
@@ -126,16 +138,23 @@ def _anew(words: Sequence[str], devices: int) -> int:
         _STARTED: str(devices),
     }
     run = [sys.executable, "-m", "fnnet", "check", *words]
-    return subprocess.run(run, env=environment, check=False).returncode
+    with subprocess.Popen(run, env=environment) as child:
+        while True:
+            try:
+                return child.wait()
+            except KeyboardInterrupt:  # the child had it, too: it says so, and ends
+                continue
 
 
 def _check(names: Sequence[str], json_file: str | None, verbose: bool) -> int:
     from fnnet.proof import reference  # here: nothing else of check stands on the proofs
 
     device = jax.devices()[0]
-    human = sys.stderr if json_file == "-" else sys.stdout
+    human = for_people(json_file)
     print(f"JAX {jax.__version__}, {jax.device_count()} x {device.device_kind}", file=human)
-    rows, reports = [], []
+    table = Columns(HEAD, WIDTHS)
+    print(table.head, file=human, flush=True)
+    reports = []
     key = jax.random.key(SEED)
     for name in names:
         calls = [
@@ -146,10 +165,10 @@ def _check(names: Sequence[str], json_file: str | None, verbose: bool) -> int:
             for s in samples(name, key)
         ]
         proof, proved = _proof(name)
+        print(table.row(_row(name, calls, proof)), file=human, flush=True)
         for call in calls:
             if verbose or call.wrong:
-                print("", call.report, "", sep="\n", file=human)
-        rows.append(_row(name, calls, proof))
+                print("", call.report, "", sep="\n", file=human, flush=True)
         reports.append(
             {
                 "op": name,
@@ -158,12 +177,11 @@ def _check(names: Sequence[str], json_file: str | None, verbose: bool) -> int:
                 "calls": [{**call.report.to_dict(), "twin": call.twin} for call in calls],
             }
         )
-    print(*table(HEAD, rows), sep="\n", file=human)
     if jax.device_count() == 1:
         print("\nOne device: the sharded question was skipped; --devices 8 asks it.", file=human)
     print(LEGEND, file=human)
-    if json_file:
-        _write(json_file, reports)
+    if json_file is not None:
+        write(json_file, json.dumps(reports, indent=1))
     return int(not all(r["ok"] for r in reports))
 
 
@@ -180,11 +198,11 @@ def _row(name: str, calls: Sequence[Checked], proof: str) -> tuple[str, ...]:
     twins = [call.twin for call in calls if call.twin is not None]
     return (
         name,
-        f"{asked - failed} of {asked}",
+        f"{asked - failed}/{asked}",
         f"{max(errors):.2g}",
         f"{kept[0]}/{kept[1]}",
         f"{max(twins):.0e}" if twins else "none",
-        proof,
+        proof.split(",")[0],
         "wrong" if any(call.wrong for call in calls) else _verdict(calls),
     )
 
@@ -199,18 +217,9 @@ def _proof(name: str) -> tuple[str, bool]:
     try:
         from fnnet.proof import cases, symbolic
     except ImportError:
-        return "not run: no SymPy", True
+        return "no SymPy", True
     if name not in cases.CASES:
         return "none", True
     shapes = cases.CASES[name]()
     proof = symbolic.prove(name, cases=shapes[:1])
     return (f"proved, 1 of {len(shapes)}" if proof.exact else "REFUTED"), proof.exact
-
-
-def _write(path: str, content: Any) -> None:
-    text = json.dumps(content, indent=1)
-    if path == "-":
-        print(text)
-        return
-    with open(path, "w") as file:
-        file.write(text + "\n")

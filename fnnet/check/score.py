@@ -13,13 +13,14 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TextIO
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.test_util import check_grads
 
+from fnnet._terminal import for_people, write
 from fnnet.check.subject import take_apart
 from fnnet.check.table import table
 from fnnet.check.verify import check_vjp
@@ -38,7 +39,7 @@ def main(json_file: str | None = None, only: str | None = None) -> int:
 
     Returns:
         0 if every bug is caught, nine in ten named rightly, and no right rule accused; 1 if
-        not; 2 without the rows.
+        not; 2 without the rows, or if none is left.
     """
     module = planted()
     if module is None:
@@ -50,11 +51,15 @@ def main(json_file: str | None = None, only: str | None = None) -> int:
         return 2
     rows = [(row, True) for row in module.BUGS] + [(row, False) for row in module.RIGHT]
     rows = [(row, is_bug) for row, is_bug in rows if only is None or only in row.name]
+    if not rows:
+        print(f"fnnet check: --only {only}: no planted row's name has that in it", file=sys.stderr)
+        return 2
+    human = for_people(json_file)
     with _compiled_fast():
-        results = _scored(rows)
-    print(*summary(results), sep="\n")
-    if json_file:
-        pathlib.Path(json_file).write_text(json.dumps(results, indent=1) + "\n")
+        results = _scored(rows, human)
+    print(*summary(results), sep="\n", file=human, flush=True)
+    if json_file is not None:
+        write(json_file, json.dumps(results, indent=1))
     diagnosed = [r["diagnosed"] for r in results if r["bug"]]
     passed = all(r["fnnet"]["wrong"] == r["bug"] for r in results)
     return int(not passed or sum(diagnosed) < DIAGNOSED * len(diagnosed))
@@ -71,17 +76,25 @@ def _compiled_fast() -> Iterator[None]:
         jax.config.update("jax_disable_most_optimizations", before)
 
 
-def _scored(rows: Sequence[tuple[Any, bool]]) -> list[dict[str, Any]]:
+def _scored(rows: Sequence[tuple[Any, bool]], human: TextIO) -> list[dict[str, Any]]:
     results = []
-    for row, is_bug in rows:
+    for i, (row, is_bug) in enumerate(rows):
+        if i and i % 50 == 0:
+            print(f"{i} of {len(rows)} rows", file=human, flush=True)
         if row.devices > jax.device_count():
-            print(f"skipped, as it takes {row.devices} devices (--devices 8): {row.name}")
+            print(
+                f"skipped, as it takes {row.devices} devices (--devices 8): {row.name}",
+                file=human,
+                flush=True,
+            )
             continue
         results.append(score(row, is_bug))
         said = results[-1]
         if said["fnnet"]["wrong"] != is_bug or not said["diagnosed"]:
             print(
-                f"{'bug' if is_bug else 'right'}: {row.name}: {said['fnnet']}, wanted {row.codes}"
+                f"{'bug' if is_bug else 'right'}: {row.name}: {said['fnnet']}, wanted {row.codes}",
+                file=human,
+                flush=True,
             )
     return results
 
@@ -195,7 +208,7 @@ def summary(results: Sequence[dict[str, Any]]) -> list[str]:
         accused = sum(says(r) is True for r in rights)
         unable = sum(says(r) is None for r in results)
         rows.append((name, f"{caught} of {len(bugs)}", f"{accused} of {len(rights)}", str(unable)))
-    lines = table(("tester", "bugs caught", "right rules accused", "could not be asked"), rows)
+    lines = table(("tester", "bugs caught", "right rules accused", "not asked"), rows)
     diagnosed = sum(r["diagnosed"] for r in bugs)
     undecided = sum(r["fnnet"]["verdict"] == "undecidable" for r in rights)
     lines += [

@@ -8,18 +8,27 @@ as compiled, bytes stored for the backward pass, compile time apart. Then each o
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import jax
 
-from fnnet.measure.bench_plot import draw, plot_fault
-from fnnet.measure.bench_tables import tables
+from fnnet._terminal import (
+    STANDARD_OUTPUT,
+    Parser,
+    file_fault,
+    for_people,
+    lines,
+    one_of,
+    picture,
+    plot_fault,
+    write,
+)
+from fnnet.measure.bench_plot import draw
+from fnnet.measure.bench_tables import further_tables, times_legend, times_row, times_table
 from fnnet.measure.epoch import EpochTimes, time_epochs
 from fnnet.measure.gradient import Measurement, measure
 from fnnet.measure.machine import machine
@@ -40,56 +49,81 @@ def main(argv: Sequence[str] | None = None) -> int:
     Raises:
         SystemExit: with code 2 if the words are not understood, with 0 after `--help`.
     """
-    options = _parser().parse_args(argv)
+    parser = _parser()
+    options = parser.parse_args(argv)
+    files = (options.plot, options.json)
+    if files == (STANDARD_OUTPUT, STANDARD_OUTPUT):
+        parser.error("--json - and --plot -: standard output is one file")
+    if options.plot is not None and set(options.op or ()) == {EPOCH}:
+        parser.error("--plot draws gradients, and none is measured: name an op beside epoch")
     try:
-        for file in (options.plot, options.json):
-            if file is not None and not file.parent.is_dir():
-                raise OSError(f"{file}: there is no directory {file.parent}")
+        for file in files:
+            if file is not None and (fault := file_fault(file)):
+                raise OSError(fault)
         if options.plot is not None and (fault := plot_fault(options.plot)):
             raise ValueError(fault)
-        results = run(options.op, quick=options.quick)
+        human = for_people(*files)
+        results = run(options.op, quick=options.quick, human=human)
         if options.plot is not None:
-            draw(results["rows"], results["machine"], options.plot)
+            with picture(options.plot) as file:
+                draw(results["rows"], results["machine"], file)
         if options.json is not None:
-            text = json.dumps(to_dict(results), indent=1)
-            options.json.write_text(text + "\n", encoding="utf-8")
+            write(options.json, json.dumps(to_dict(results), indent=1))
+    except BrokenPipeError:
+        raise
     except (OSError, ValueError) as error:
         print(f"fnnet bench: {error}", file=sys.stderr)
         return 2
     return 0
 
 
-def run(names: Sequence[str] | None = None, *, quick: bool = False) -> dict[str, Any]:
-    """Measure the rows and print what was found.
+def run(
+    names: Sequence[str] | None = None, *, quick: bool = False, human: TextIO | None = None
+) -> dict[str, Any]:
+    """Measure the rows and print what was found: times as they come, the other tables at the end.
 
     Args:
         names: of the rows, and "epoch"; all by default.
         quick: whether to take one size a row, and less time for each.
+        human: where to print; standard output by default.
 
     Returns:
         "machine" (a dict), "quick", "seconds" (all it took), "rows" (a list of Measurement), and
         "epoch" (an EpochTimes, or None).
     """
     start = time.perf_counter()
+    out = sys.stdout if human is None else human
     about = machine()
-    print("\n".join(f"{k:<9}{v}" for k, v in about.items()), end="\n\n", flush=True)
+    for name, words in about.items():
+        print(*lines(f"{name:<9}{words}"), sep="\n", file=out)
+    print(file=out, flush=True)
+    chosen = [
+        (row, size)
+        for row in ROWS
+        if not names or row.op in names
+        for size in (row.sizes[:1] if quick else row.sizes)
+    ]
     rows: list[Measurement] = []
-    for row in ROWS:
-        if names and row.op not in names:
-            continue
-        for size in row.sizes[:1] if quick else row.sizes:
-            _progress(f"{row.name} {size}")
-            budget_s, least = (0.4, 9) if quick else (4.0, 31)
-            rows.append(measure(row, size, budget_s=budget_s, least=least))
+    table = times_table([f"{row.name} {row.words(size)}" for row, size in chosen])
+    if chosen:
+        print(table.head, file=out, flush=True)
+    for i, (row, size) in enumerate(chosen, 1):
+        _progress(f"{i} of {len(chosen)}: {row.name} {row.words(size)}")
+        budget_s, least = (0.4, 9) if quick else (4.0, 31)
+        rows.append(measure(row, size, budget_s=budget_s, least=least))
+        _progress("")
+        print(times_row(table, rows[-1]), file=out, flush=True)
+    if chosen:
+        print(times_legend(rows), end="\n\n", file=out, flush=True)
     epoch: EpochTimes | None = None
     if not names or EPOCH in names:
         _progress(EPOCH)
         # the epochs of other packages may take long
         epoch = time_epochs(budget_s=3.0 if quick else 20.0, peers=not quick)
+        _progress("")
+    print(further_tables(rows, epoch), file=out)
     seconds = time.perf_counter() - start
-    _progress("")
-    print(tables(rows, epoch))
-    print(f"\nmeasured in {seconds:.0f} s")
+    print(f"\nmeasured in {seconds:.0f} s", file=out, flush=True)
     return {"machine": about, "quick": quick, "seconds": seconds, "rows": rows, "epoch": epoch}
 
 
@@ -110,23 +144,27 @@ def _progress(text: str) -> None:
         print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m fnnet bench",
-        description="Time and memory of gradients by hand, beside JAX's own, on this device.",
+def _parser() -> Parser:
+    names = [*dict.fromkeys(row.op for row in ROWS), EPOCH]
+    parser = Parser(
+        "bench", "Time and memory of gradients by hand, beside JAX's own, on this device.", names
     )
     parser.add_argument(
         "--op",
         action="append",
-        choices=[*dict.fromkeys(row.op for row in ROWS), EPOCH],
+        type=one_of("op", names),
         metavar="NAME",
-        help="measure this alone; may be given several times: %(choices)s",
+        help="measure this alone; may be given several times",
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures as JSON")
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the ratios as a chart")
+    parser.add_argument(
+        "--json", metavar="FILE", help="write all figures as JSON; for - to standard output"
+    )
+    parser.add_argument(
+        "--plot", metavar="FILE", help="draw the ratios as a chart; for - a PNG to standard output"
+    )
     parser.add_argument(
         "--quick",
         action="store_true",
-        help="one size a row, less time, no epochs by others: under a minute",
+        help="one size a row, less time, no epochs by others: about 3 minutes on two CPU cores",
     )
     return parser

@@ -4,36 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 from fnnet.measure.gradient import AUTODIFF, CHECKPOINT, HAND, Measurement
 
 _COLOURS = {AUTODIFF: "#2a78b5", CHECKPOINT: "#e08a1e"}
 
 
-def plot_fault(file: str | Path) -> str:
-    """Why `draw` could not write this file, in one line, or nothing: to be asked beforehand.
-
-    Example:
-        >>> plot_fault("bench.bmp")[:36]
-        'bench.bmp: the name must end in one '
-    """
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-    except ImportError as error:
-        return f"--plot needs matplotlib ({error}): pip install 'fnnet[examples]'"
-    known = FigureCanvasAgg.get_supported_filetypes()
-    if Path(file).suffix.lstrip(".").lower() in known:
-        return ""
-    return f"{file}: the name must end in one of {', '.join(sorted(known))}"
-
-
-def draw(rows: Sequence[Measurement], machine: Mapping[str, str], file: str | Path) -> None:
+def draw(
+    rows: Sequence[Measurement], machine: Mapping[str, str], file: str | Path | BinaryIO
+) -> None:
     """Draw time and memory by hand as shares of autodiff's and of checkpoint's.
 
     Args:
         rows: what was measured, at least one.
         machine: of `machine()`.
-        file: where to write the picture; its ending is the format.
+        file: where to write the picture; a name's ending is the format, a stream gets a PNG.
 
     Raises:
         ImportError: if there is no matplotlib.

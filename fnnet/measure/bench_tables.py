@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from fnnet._terminal import Columns, columns, lines
 from fnnet.measure.epoch import WHOLE, EpochTimes
 from fnnet.measure.gradient import AUTODIFF, CHECKPOINT, HAND, Measurement
-from fnnet.measure.text import duration, in_bytes, table
+from fnnet.measure.text import duration, in_bytes
 from fnnet.measure.timing import Spread
 
 _WAYS = (HAND, AUTODIFF, CHECKPOINT)
@@ -14,63 +15,78 @@ _WAYS = (HAND, AUTODIFF, CHECKPOINT)
 
 def tables(rows: Sequence[Measurement], epoch: EpochTimes | None) -> str:
     """All tables, one below the other, and how to read them."""
+    return (
+        f"{times(rows)}\n\n{further_tables(rows, epoch)}" if rows else further_tables(rows, epoch)
+    )
+
+
+def further_tables(rows: Sequence[Measurement], epoch: EpochTimes | None) -> str:
+    """All but the times."""
     parts = []
     if rows:
-        parts += [times(rows), memory(rows), compiling(rows)]
+        parts += [memory(rows), compiling(rows)]
         if any(row.eager for row in rows):
-            parts.insert(2, eager(rows))
+            parts.insert(1, eager(rows))
     if epoch is not None:
         parts.append(epochs(epoch))
     missing = {f"{peer} ({why})" for row in rows for peer, why in row.missing.items()}
     if epoch is not None:
         missing |= {f"{peer} ({why})" for peer, why in epoch.missing.items()}
-    if missing:
-        parts.append("not measured: " + "; ".join(sorted(missing)))
+    parts += ["\n".join(lines(f"missing: {one}")) for one in sorted(missing)]
     return "\n\n".join(parts)
 
 
-def ratio(s: Spread | None) -> str:
+def ratio(s: Spread | None, quartiles: bool = True) -> str:
     """A median, its 95 % interval as ±, and the quartiles.
 
     Example:
         >>> ratio(Spread(0.98, 0.9, 1.05, 0.96, 1.0, 99))
         '0.98 ±0.02 [0.90 1.05]'
+        >>> ratio(Spread(0.98, 0.9, 1.05, 0.96, 1.0, 99), quartiles=False)
+        '0.98 ±0.02'
     """
     if s is None:
         return "-"
     sure = max(s.sure_high - s.median, s.median - s.sure_low)
-    return f"{s.median:.2f} ±{sure:.2f} [{s.low:.2f} {s.high:.2f}]"
+    return f"{s.median:.2f} ±{sure:.2f}" + f" [{s.low:.2f} {s.high:.2f}]" * quartiles
+
+
+def _quartiles() -> bool:
+    """Whether there is room for them."""
+    return columns() >= 110
+
+
+def times_table(labels: Sequence[str]) -> Columns:
+    """The table of times, for rows of these labels."""
+    head = ["value and gradient", "by hand", "/ autodiff", "/ checkpoint", "noise"]
+    wide = 23 if _quartiles() else 12
+    return Columns(head, [max(map(len, labels), default=0), 8, wide, wide, wide], right=[1])
+
+
+def times_row(table: Columns, row: Measurement) -> str:
+    """The time of value and gradient by hand, and as a multiple of the other ways'."""
+    every = _quartiles()
+    figures = [ratio(row.ratios[way], every) for way in (AUTODIFF, CHECKPOINT)]
+    hand = duration(row.contestants[HAND].seconds.median)
+    text = table.row([row.label, hand, *figures, ratio(row.control, every)])
+    return "\n".join([text, *(f"    / {p}: {ratio(row.ratios[p], every)}" for p in row.peers)])
+
+
+def times_legend(rows: Sequence[Measurement]) -> str:
+    """How to read the table of times."""
+    dtypes = ", ".join(sorted({a.split("[")[0] for row in rows for a in row.arrays}))
+    quartiles = " [quartiles]" * _quartiles()
+    return (
+        f"\nOf {dtypes}. A ratio is the time by hand over the other's, in the same\n"
+        f"round: the median, ± its 95 % interval{quartiles}. Noise: autodiff's program to\n"
+        "itself, compiled once more."
+    )
 
 
 def times(rows: Sequence[Measurement]) -> str:
-    """Time of value and gradient by hand, and as a multiple of the other ways'."""
-    cells = []
-    for row in rows:
-        peers = [f"{p} {ratio(row.ratios[p])}" for p in row.peers]
-        cells.append(
-            [
-                row.label,
-                duration(row.contestants[HAND].seconds.median),
-                ratio(row.ratios[AUTODIFF]),
-                ratio(row.ratios[CHECKPOINT]),
-                ratio(row.control),
-                ", ".join(peers) or "-",
-            ]
-        )
-    dtypes = ", ".join(sorted({a.split("[")[0] for row in rows for a in row.arrays}))
-    head = [
-        f"value and gradient, {dtypes}",
-        "by hand",
-        "/ autodiff",
-        "/ checkpoint",
-        "noise",
-        "/ peer",
-    ]
-    return (
-        table(head, cells, right=[1])
-        + "\n\nA ratio is the time by hand over the other's, in the same round: the median, ± its"
-        "\n95 % interval [quartiles]. Noise: autodiff's program to itself, compiled once more."
-    )
+    """The table of times and how to read it."""
+    table = times_table([row.label for row in rows])
+    return "\n".join([table.head, *(times_row(table, row) for row in rows), times_legend(rows)])
 
 
 def memory(rows: Sequence[Measurement]) -> str:
@@ -85,7 +101,8 @@ def memory(rows: Sequence[Measurement]) -> str:
         )
     head = ["memory", "temp: hand", *_WAYS[1:], "stored: hand", *_WAYS[1:]]
     notes = {c.memory.note for row in rows for c in row.contestants.values() if c.memory.note}
-    return "\n".join([table(head, cells, right=range(1, len(head))), *sorted(notes)])
+    notes = {line for note in notes for line in lines(note)}
+    return "\n".join([_table(head, cells, right=range(1, len(head))), *sorted(notes)])
 
 
 def eager(rows: Sequence[Measurement]) -> str:
@@ -95,12 +112,12 @@ def eager(rows: Sequence[Measurement]) -> str:
             row.label,
             duration(row.eager.seconds.median),
             duration(row.eager.plain_seconds.median),
-            ratio(row.eager.ratio),
+            ratio(row.eager.ratio, _quartiles()),
         ]
         for row in rows
         if row.eager
     ]
-    return table(["called outside of jit", "op", "jit(plain)", "ratio"], cells, right=[1, 2])
+    return _table(["called outside of jit", "op", "jit(plain)", "ratio"], cells, right=[1, 2])
 
 
 def compiling(rows: Sequence[Measurement]) -> str:
@@ -114,20 +131,25 @@ def compiling(rows: Sequence[Measurement]) -> str:
             + [duration(c.compile_s) for c in ways]
         )
     head = ["once", "trace: hand", *_WAYS[1:], "compile: hand", *_WAYS[1:]]
-    return table(head, cells, right=range(1, len(head)))
+    return _table(head, cells, right=range(1, len(head)))
 
 
 def epochs(times: EpochTimes) -> str:
     """An epoch in every form."""
     sizes = "-".join(map(str, times.sizes))
-    head = [
-        f"epoch: {times.images:,} images, batch {times.batch}, {sizes}, Adam by {times.optimizer}",
-        "time",
-        "first",
-        f"{WHOLE} / this",
-    ]
+    title = (
+        f"epoch: {times.images:,} images, batch {times.batch}, {sizes}, Adam by {times.optimizer}"
+    )
     cells = [
-        [name, duration(f.seconds.median), duration(f.first_s), ratio(f.ratio)]
+        [name, duration(f.seconds.median), duration(f.first_s), ratio(f.ratio, _quartiles())]
         for name, f in times.forms.items()
     ]
-    return table(head, cells, right=[1, 2])
+    head = ["", "time", "first", f"{WHOLE} / this"]
+    return "\n".join([*lines(title), _table(head, cells, right=[1, 2])])
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[int]) -> str:
+    """As wide as its cells, and stacked where that is too wide."""
+    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+    table = Columns(head, widths, right=right)
+    return "\n".join([table.head, *map(table.row, rows)])

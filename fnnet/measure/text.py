@@ -42,11 +42,11 @@ def duration(seconds: float) -> str:
 
     Example:
         >>> duration(0.0123), duration(4.56e-6), duration(1234.0)
-        ('12.3 ms', '4.56 µs', '1234 s')
+        ('12.3 ms', '4.56 us', '1234 s')
     """
     value, unit = seconds, "s"
     if seconds < 0.9995e-3:
-        value, unit = seconds * 1e6, "µs"
+        value, unit = seconds * 1e6, "us"
     elif seconds < 0.9995:
         value, unit = seconds * 1e3, "ms"
     return f"{value:#.3g} {unit}" if value < 99.95 else f"{value:.0f} {unit}"

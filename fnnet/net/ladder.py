@@ -12,12 +12,20 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 import jax
 import numpy as np
 
-from fnnet.net.ladder_plot import draw, plot_fault
+from fnnet._terminal import (
+    STANDARD_OUTPUT,
+    Parser,
+    file_fault,
+    for_people,
+    picture,
+    plot_fault,
+    write,
+)
+from fnnet.net.ladder_plot import draw
 from fnnet.net.ladder_table import LadderRow as LadderRow
 from fnnet.net.ladder_table import LadderTable as LadderTable
 from fnnet.net.ladder_table import time_ladder as time_ladder
@@ -44,17 +52,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     Raises:
         SystemExit: with code 2 if the words are not understood, with 0 after `--help`.
     """
-    options = _parser().parse_args(argv)
+    parser = _parser()
+    options = parser.parse_args(argv)
+    files = (options.plot, options.json)
+    if files == (STANDARD_OUTPUT, STANDARD_OUTPUT):
+        parser.error("--json - and --plot -: standard output is one file")
     shapes = _DEFAULT_SHAPES
     if options.shape is not None:
         shapes = [options.shape]
     elif options.size is not None:
         shapes = [[options.size] * 3]
 
+    human = for_people(*files)
     try:
-        for file in (options.plot, options.json):
-            if file is not None and not file.parent.is_dir():
-                raise OSError(f"{file}: there is no directory {file.parent}")
+        for file in files:
+            if file is not None and (fault := file_fault(file)):
+                raise OSError(fault)
         if options.plot is not None and (fault := plot_fault(options.plot)):
             raise ValueError(fault)
         tables = []
@@ -63,31 +76,37 @@ def main(argv: Sequence[str] | None = None) -> int:
             a = jax.random.normal(key_a, (m, k), np.float32)
             b = jax.random.normal(key_b, (k, n), np.float32)
             table = time_ladder(a, b, budget_s=options.budget)
-            print(table, end="\n\n", flush=True)
+            print(table, end="\n\n", file=human, flush=True)
             tables.append(table)
         if options.plot is not None:
-            draw(tables, options.plot)
+            with picture(options.plot) as file:
+                draw(tables, file)
         if options.json is not None:
             figures = {"jax": jax.__version__, "tables": [table.to_dict() for table in tables]}
-            options.json.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+            write(options.json, json.dumps(figures, indent=1))
+    except BrokenPipeError:
+        raise
     except (OSError, ValueError) as error:
         print(f"fnnet ladder: {error}", file=sys.stderr)
         return 2
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m fnnet ladder",
-        description="Time the matrix product written five ways, beside NumPy's @.",
-    )
+def _parser() -> Parser:
+    parser = Parser("ladder", "Time the matrix product written five ways, beside NumPy's @.")
     size = parser.add_mutually_exclusive_group()
     size.add_argument(
         "--shape", nargs=3, type=_positive, metavar=("M", "K", "N"), help="time (M, K) @ (K, N)"
     )
     size.add_argument("--size", type=_positive, metavar="N", help="time (N, N) @ (N, N)")
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the times as a bar chart")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures as JSON")
+    parser.add_argument(
+        "--plot",
+        metavar="FILE",
+        help="draw the times as a bar chart; for - a PNG to standard output",
+    )
+    parser.add_argument(
+        "--json", metavar="FILE", help="write the figures as JSON; for - to standard output"
+    )
     parser.add_argument(
         "--budget",
         type=float,

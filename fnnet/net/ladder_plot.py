@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 from fnnet.net.ladder_table import LadderTable, duration, rounded
 
@@ -9,31 +10,12 @@ _COLOURS = {"plain": "#9a9a9a", "jit": "#2a78b5", "vmap": "#e08a1e"}
 _FORMS = {"plain": "as written", "jit": "jit", "vmap": "jit of vmap, per product"}
 
 
-def plot_fault(file: str | Path) -> str:
-    """Why `draw` could not write this file, in one line, or nothing: to be asked before the timing.
-
-    Args:
-        file: where the chart will go.
-
-    >>> plot_fault("ladder.bmp")[:37]
-    'ladder.bmp: the name must end in one '
-    """
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-    except ImportError as error:
-        return f"--plot needs matplotlib ({error}): pip install 'fnnet[examples]'"
-    known = FigureCanvasAgg.get_supported_filetypes()
-    if Path(file).suffix.lstrip(".").lower() in known:
-        return ""
-    return f"{file}: the name must end in one of {', '.join(sorted(known))}"
-
-
-def draw(tables: Sequence[LadderTable], file: str | Path) -> None:
+def draw(tables: Sequence[LadderTable], file: str | Path | BinaryIO) -> None:
     """Draw the tables side by side, one bar for each rung and form, time on a logarithmic axis.
 
     Args:
         tables: what `time_ladder` returned.
-        file: where to write the picture; its ending is the format.
+        file: where to write the picture; a name's ending is the format, a stream gets a PNG.
 
     Raises:
         ImportError: if there is no matplotlib.

@@ -85,8 +85,10 @@ class LadderTable:
             lines.append(
                 f"{row.rung:<18}{row.form:<7}{duration(row.seconds):>9}"
                 f"{rounded(row.speedup, 'x'):>12}{rounded(row.gflops):>10}"
-                f"{row.runs:>6}  {row.note}".rstrip()
+                f"{row.runs:>6}"
             )
+            if row.note:  # on a line of its own: none is wider than 80 columns
+                lines.append(f"{'':<18}({row.note})")
         return "\n".join(lines)
 
 
@@ -156,11 +158,11 @@ def duration(seconds: float | None) -> str:
     """A time with three digits and its unit.
 
     >>> duration(0.0123), duration(4.56e-6), duration(None)
-    ('12.3 ms', '4.56 µs', '-')
+    ('12.3 ms', '4.56 us', '-')
     """
     if seconds is None:
         return "-"
-    for unit, size in (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6)):
+    for unit, size in (("s", 1.0), ("ms", 1e-3), ("us", 1e-6)):
         if seconds >= 0.9995 * size:
             return f"{rounded(seconds / size)} {unit}"
     return f"{rounded(seconds / 1e-9)} ns"

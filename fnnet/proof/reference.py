@@ -216,7 +216,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         from sklearn.datasets import load_digits
     except ImportError as error:
-        raise ImportError("the digits need scikit-learn: pip install 'fnnet[examples]'") from error
+        raise ImportError("the digits need scikit-learn: pip install scikit-learn") from error
     digits = load_digits()
     images, labels = digits.data / 16, digits.target
     order = np.random.default_rng(options.seed).permutation(len(images))

@@ -38,8 +38,6 @@ tanh: 4 derivatives in 1 claim: exact
 
 from __future__ import annotations
 
-import argparse
-import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -48,7 +46,7 @@ import numpy as np
 try:
     import sympy
 except ImportError as error:
-    raise ImportError("fnnet.proof.symbolic needs SymPy: pip install 'fnnet[symbolic]'") from error
+    raise ImportError("fnnet.proof.symbolic needs SymPy: pip install sympy") from error
 
 from fnnet.proof import reference
 from fnnet.proof.cases import CASES, Case, Sym
@@ -66,7 +64,7 @@ from fnnet.proof.symbols import (
 )
 from fnnet.proof.twin.elementary import Array, calculating_with
 
-__all__ = ["Case", "Claim", "Difference", "Proof", "Sym", "main", "prove"]
+__all__ = ["Case", "Claim", "Difference", "Proof", "Sym", "prove"]
 
 
 def prove(
@@ -161,30 +159,3 @@ def _compare(name: str, rule: Array, derivative: Array, point: Point) -> Iterato
         refuted = bool(abs(at_point - approximately(given, point)) > 1e-12 * (1 + abs(at_point)))
         if refuted or not vanishes(wanted - given):
             yield Difference(name, index, rule[index], wanted, wanted - given, refuted)
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Prove every op, or one, and print a table; return 1 if anything is not exact."""
-    parser = argparse.ArgumentParser(
-        prog="python -m fnnet prove", description="Prove the hand-derived backward rules exactly."
-    )
-    parser.add_argument("--op", choices=reference.OPS, metavar="NAME", help="only this op")
-    options = parser.parse_args(argv)
-    failed = []
-    print(f"{'op':<22}{'shapes':>8}{'regions':>9}{'derivatives':>13}{'seconds':>9}  verdict")
-    for op in [options.op] if options.op else reference.OPS:
-        start = time.perf_counter()
-        proof = prove(op)
-        seconds = time.perf_counter() - start
-        verdict = "exact" if proof.exact else "NOT PROVED"
-        shapes, claims = len(proof.shapes), len(proof.claims)
-        print(f"{op:<22}{shapes:>8}{claims:>9}{proof.entries:>13}{seconds:>9.1f}  {verdict}")
-        if not proof.exact:
-            failed.append(proof)
-    for proof in failed:
-        print(f"\n{proof}")
-    return 1 if failed else 0
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

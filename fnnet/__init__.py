@@ -8,7 +8,13 @@ check       is your own hand-derived gradient right? `check.check_vjp`; loads wh
 proof       the ops again in NumPy, and proofs of their rules; loads when asked for
 """
 
+import sys
 from typing import TYPE_CHECKING
+
+if sys.argv[:1] == ["-m"]:  # `python -m` is looking for its module: perhaps for this one
+    from fnnet._terminal import starting
+
+    starting(sys.orig_argv)
 
 from fnnet import backprop as backprop
 from fnnet import init as init

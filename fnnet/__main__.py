@@ -1,6 +1,7 @@
 """`python -m fnnet COMMAND ...`: one module for each command, imported only when asked for."""
 
 import difflib
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -9,7 +10,7 @@ from typing import NamedTuple
 import jax
 
 import fnnet
-from fnnet._terminal import run
+from fnnet._terminal import INTERRUPTED, run
 
 
 class Command(NamedTuple):
@@ -60,11 +61,21 @@ def _main(words: Sequence[str]) -> int:
         return 2
     try:
         return int(import_module(COMMANDS[name].module).main(rest))
-    except RuntimeError as error:
-        if "backend" not in str(error):
+    except (RuntimeError, AssertionError):
+        if not (fault := _device_fault()):
             raise
-        print(f"fnnet {name}: JAX finds no device: {str(error).splitlines()[0]}", file=sys.stderr)
+        print(f"fnnet {name}: JAX finds no device: {fault}", file=sys.stderr)
         return 2
+
+
+def _device_fault() -> str:
+    """Why JAX cannot compute, or nothing."""
+    try:
+        jax.devices()
+    except (RuntimeError, AssertionError) as error:
+        platforms = os.environ.get("JAX_PLATFORMS", "")
+        return str(error).partition("\n")[0] or f"JAX_PLATFORMS is {platforms!r}"
+    return ""
 
 
 def _usage() -> str:
@@ -75,4 +86,8 @@ def _usage() -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    code = main()
+    if code == INTERRUPTED:  # at once: threads that still compile may crash while Python ends
+        sys.stdout.flush()
+        os._exit(code)
+    sys.exit(code)

@@ -14,12 +14,14 @@ import shutil
 import signal
 import sys
 import textwrap
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
 STANDARD_OUTPUT = "-"
 NARROW = 80  # columns, where nobody says how many there are
+INTERRUPTED = 128 + signal.SIGINT
 BROKEN_PIPE = 128 + 13  # as a program that SIGPIPE ends
 
 _IN_ASCII = {"×": "x", "µ": "u", "±": "+-", "≈": "~", "−": "-"}
@@ -46,7 +48,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """End the program with code 2."""
-        self.exit(2, f"fnnet {self.command}: {message}\n")
+        self.exit(2, f"fnnet {self.command}: {message.removeprefix('argument ')}\n")
 
 
 def one_of(what: str, names: Sequence[str]) -> Callable[[str], str]:
@@ -55,18 +57,17 @@ def one_of(what: str, names: Sequence[str]) -> Callable[[str], str]:
     Example:
         >>> one_of("op", ["lin", "relu"])("lim")
         Traceback (most recent call last):
-        argparse.ArgumentTypeError: there is no op 'lim'; did you mean lin? There are:
-          lin, relu
+        argparse.ArgumentTypeError: there is no op 'lim'; did you mean lin?
+          There are: lin, relu
     """
 
     def checked(text: str) -> str:
         if text in names:
             return text
         near = difflib.get_close_matches(text.lower(), names, n=1, cutoff=0.5)
-        meant = f"; did you mean {near[0]}? There are" if near else "; there are"
-        raise argparse.ArgumentTypeError(
-            f"there is no {what} {text!r}{meant}:\n{folded(', '.join(names))}"
-        )
+        meant = f"; did you mean {near[0]}?" if near else ""
+        known = folded(f"There are: {', '.join(names)}")
+        raise argparse.ArgumentTypeError(f"there is no {what} {text!r}{meant}\n{known}")
 
     return checked
 
@@ -210,6 +211,22 @@ class Columns:
         return "  ".join(placed).rstrip()
 
 
+def starting(words: Sequence[str]) -> None:
+    """One line for Ctrl-C while `python -m fnnet` imports JAX; `run` takes over from there.
+
+    Args:
+        words: of the whole command line.
+    """
+    module = list(words[words.index("-m") + 1 :][:1]) if "-m" in words else []
+    if module == ["fnnet"] and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, _end)
+
+
+def _end(signum: int, _: Any) -> None:
+    os.write(2, b"\nfnnet: interrupted\n")
+    os._exit(128 + signum)
+
+
 def run(command: str, main: Callable[[], int]) -> int:
     """What `main` returns; if it is interrupted, or nobody reads on, an end without a traceback.
 
@@ -221,13 +238,15 @@ def run(command: str, main: Callable[[], int]) -> int:
         main's exit code; 130 after Ctrl-C, with one line; 141 after a broken pipe; 2 after an
         error of reading or writing, with one line.
     """
+    if signal.getsignal(signal.SIGINT) is _end:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     with _survivable(sys.stdout), _survivable(sys.stderr):
         try:
             code = main()
             sys.stdout.flush()
         except KeyboardInterrupt:
             print(f"\n{command}: interrupted", file=sys.stderr)
-            return 128 + signal.SIGINT
+            return INTERRUPTED
         except BrokenPipeError:
             _nowhere()
             return BROKEN_PIPE

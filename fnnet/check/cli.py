@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -24,13 +26,12 @@ SCORED_ON = 8  # devices: some planted bugs show on several only
 _STARTED = "FNNET_CHECK_DEVICES"
 
 HEAD = ("op", "passed", "error", "bytes kept", "twin", "proof", "verdict")
-WIDTHS = (20, 7, 7, 11, 5, 8, 11)
+WIDTHS = (20, 7, 7, 10, 5, 8, 11)
 LEGEND = """
-passed      questions answered in the rule's favour, of those asked, at all calls
+passed      questions answered in the rule's favour / asked, at all calls
 error       the largest, in terms of the bound it has to keep
 bytes kept  by the backward pass: by the rule / by autodiff
-twin        the largest relative error against the NumPy twin, value and gradient,
-            in float64
+twin        the largest relative error against the NumPy twin, in float64
 proof       of the twin's rule by SymPy, at the first of its shapes;
             python -m fnnet prove: at all"""
 
@@ -138,12 +139,15 @@ def _anew(words: Sequence[str], devices: int) -> int:
         _STARTED: str(devices),
     }
     run = [sys.executable, "-m", "fnnet", "check", *words]
-    with subprocess.Popen(run, env=environment) as child:
-        while True:
-            try:
-                return child.wait()
-            except KeyboardInterrupt:  # the child had it, too: it says so, and ends
-                continue
+    child = subprocess.Popen(run, env=environment)
+    try:
+        return child.wait()
+    except KeyboardInterrupt:
+        # a terminal has sent it to the child as well, which says so and ends; a `kill` has not
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return child.wait(2)
+        child.send_signal(signal.SIGINT)
+        return child.wait()
 
 
 def _check(names: Sequence[str], json_file: str | None, verbose: bool) -> int:

@@ -63,6 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     elif options.size is not None:
         shapes = [[options.size] * 3]
 
+    jax.devices()  # where there is none this says so, and a random key does not
     human = for_people(*files)
     try:
         for file in files:

@@ -22,6 +22,9 @@ each occurs, 4.7.
 
 from __future__ import annotations
 
+import starting  # noqa: F401  first, whatever the alphabet says
+
+# isort: split
 import argparse
 import math
 import sys
@@ -118,7 +121,7 @@ def _run(args: argparse.Namespace, started: float) -> Params:
     print()
 
     header = {**environment, "flags": {k: str(v) for k, v in vars(args).items()}, "count": count}
-    with writing(args.workdir):
+    with writing(args.workdir, run.saved):
         state, results = loop.fit(make_job(args, model, chunks, placement, text, run), run, header)
         trained = gather(state.params)
         sample = write(model, trained, text, args.length, write_key)

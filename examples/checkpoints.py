@@ -9,11 +9,16 @@ came before that was written, the contents no longer have theirs.
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import hashlib
 import json
+import logging
 import os
+import re
 import shutil
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,6 +27,7 @@ import numpy as np
 
 SEAL = "files.sha256"  # in each checkpoint's folder, as `sha256sum` writes it
 ORBAX_OWN = "_CHECKPOINT_METADATA"  # the last file that orbax writes
+BESIDES = 2**15  # bytes of a checkpoint's other files, at least
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -113,14 +119,14 @@ def _files(path: Path) -> dict[str, str]:
 def _seal(path: Path) -> None:
     text = "".join(f"{digest}  {name}\n" for name, digest in _files(path).items())
     new = path / f".{SEAL}"
-    new.write_text(text)
+    new.write_text(text, encoding="utf-8")
     os.replace(new, path / SEAL)
 
 
 def _check_seal(path: Path) -> None:
     """Find damage before orbax does, whose threads report it at length."""
     try:
-        lines = (path / SEAL).read_text().splitlines()
+        lines = (path / SEAL).read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError):  # killed before it was written, or itself damaged
         return
     found = _files(path)
@@ -132,6 +138,8 @@ def _check_seal(path: Path) -> None:
 
 
 def _one_line(error: Exception) -> str:
+    if isinstance(error, json.JSONDecodeError):
+        return "its JSON is damaged"
     text = " ".join(str(error).split())
     kind = "" if type(error) is ValueError else f"{type(error).__name__}: "
     return f"{kind}{text[:120]}{'...' * (len(text) > 120)}"
@@ -145,6 +153,7 @@ class Writer:
         self._folder, self._keep = folder, keep
         self._manager: Any = None
         self._unsealed: Path | None = None
+        self._quiet = Quiet()
 
     def save(self, step: int, arrays: Arrays, meta: dict[str, Any]) -> None:
         """Begin to write; it waits for the one before.
@@ -159,35 +168,105 @@ class Writer:
 
         arrays = {**arrays, "step": np.asarray(step)}
         whole = {"meta": meta, "sha256": digest(arrays, meta)}
-        self._manager.save(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardSave(arrays), meta=ocp.args.JsonSave(whole)
-            ),
-        )
-        self._unsealed = self._folder / str(step)
+        path = self._folder / str(step)
+        # foreseen, as orbax's threads find it out one by one and report it at length
+        needed = sum(a.nbytes for a in arrays.values()) + len(json.dumps(whole)) + BESIDES
+        if shutil.disk_usage(self._folder).free < needed:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        with self._one_error(path):
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardSave(arrays), meta=ocp.args.JsonSave(whole)
+                ),
+            )
+        self._unsealed = path
 
     def close(self) -> None:
         """Wait until all is written."""
-        self._wait()
-        if self._manager is not None:
-            self._manager.close()
-            self._manager = None
+        try:
+            self._wait()
+        finally:
+            manager, self._manager = self._manager, None
+            if manager is not None:
+                with contextlib.suppress(Exception):  # it has nothing new to say
+                    manager.close()
+        self._quiet.end()  # not after an error: threads go on reporting it
 
     def _wait(self) -> None:
-        if self._unsealed is not None:
+        path, self._unsealed = self._unsealed, None
+        if path is None:
+            return
+        with self._one_error(path):
             self._manager.wait_until_finished()
-            _seal(self._unsealed)
-            self._unsealed = None
+            if not path.is_dir():
+                raise OSError(self._quiet.said or "orbax has not written it")
+            _seal(path)
+
+    @contextlib.contextmanager
+    def _one_error(self, path: Path) -> Iterator[None]:
+        """Whatever orbax raises of a checkpoint, as an OSError that says its cause alone."""
+        try:
+            yield
+        except Exception as e:
+            with contextlib.suppress(OSError):
+                clean(self._folder)  # what was half written takes room
+            raise _cause(e, path) from None
 
     def _open(self) -> Any:
         import orbax.checkpoint as ocp  # here, since it takes a while to import
 
         clean(self._folder)
+        self._quiet.begin()
         options = ocp.CheckpointManagerOptions(
             max_to_keep=self._keep, create=False, multiprocessing_options=_alone()
         )
         return ocp.CheckpointManager(self._folder.resolve(), options=options)
+
+
+class Quiet:
+    """While it lasts, what orbax's threads report of an error that is raised as well is kept.
+
+    Attributes:
+        said: what was reported last, in one line.
+    """
+
+    def __init__(self) -> None:
+        """It begins with `begin`."""
+        self.said = ""
+        self._hook: Any = None
+
+    def begin(self) -> None:
+        """Listen."""
+        self._hook, sys.excepthook = sys.excepthook, self._uncaught
+        logging.getLogger("absl").addFilter(self._report)
+
+    def end(self) -> None:
+        """Listen no more."""
+        if self._hook is not None:
+            sys.excepthook, self._hook = self._hook, None
+            logging.getLogger("absl").removeFilter(self._report)
+
+    def _report(self, record: logging.LogRecord) -> bool:
+        if record.levelno >= logging.ERROR and record.exc_info and record.exc_info[1]:
+            self.said = str(record.exc_info[1])
+            return False
+        return True
+
+    def _uncaught(self, kind: Any, error: BaseException, trace: Any) -> None:
+        if str(error) != "Event loop is closed":  # its threads end before what they have begun
+            self._hook(kind, error, trace)
+
+
+def _cause(error: Exception, path: Path) -> OSError:
+    """The operating system's own words, which orbax wraps."""
+    number = re.search(r"os_error_code='(\d+)'|\[Errno (\d+)\]", str(error))
+    if isinstance(error, OSError) and error.errno:
+        return OSError(error.errno, error.strerror, str(error.filename or path))
+    if number:
+        code = int(number[1] or number[2])
+        return OSError(code, os.strerror(code), str(path))
+    return OSError(errno.EIO, _one_line(error), str(path))
 
 
 def _alone() -> Any:

@@ -65,11 +65,12 @@ def fit(job: Job, run: Run, header: dict[str, Any]) -> tuple[State, list[Any]]:
     """
     state, results, total = run.state, list(run.results), len(job.chunks)
     notice = f"{run.name}: ending after this {job.unit}, to save; SIGINT once more ends at once"
+    last = f"{run.name}: ended at once, without saving: --resume goes on from the checkpoint before"
     with (
         run,
         run.metrics(header) as file,
         reporting.Live(total, unit=job.unit, done=len(results)) as live,
-        Signals(notice if processes.first() else "") as signals,
+        Signals(*((notice, last) if processes.first() else ("",))) as signals,
     ):
         for number in range(len(results) + 1, total + 1):
             before = _copy(state)  # for a look back, should this chunk go wrong

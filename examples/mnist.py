@@ -21,6 +21,9 @@ error; with --model cnn two convolutions with max pooling, and cross entropy.
 
 from __future__ import annotations
 
+import starting  # noqa: F401  first, whatever the alphabet says
+
+# isort: split
 import argparse
 import sys
 import time
@@ -135,7 +138,7 @@ def _run(args: argparse.Namespace, started: float) -> Params:
         "plan": {**asdict(plan), "epochs": plan.epochs, "steps_per_epoch": plan.steps_per_epoch},
         "gradients": [{**asdict(row), "relative": row.relative} for row in rows],
     }
-    with writing(args.workdir):
+    with writing(args.workdir, run.saved):
         state, results = loop.fit(job, run, header)
 
         outputs = evaluation.predict(forward, state.params, digits.test_x)

@@ -114,6 +114,8 @@ def parse(argv: Sequence[str] | None, name: str, text: str) -> argparse.Namespac
         parser.error("--data idx needs --data-dir, the folder of the four MNIST files")
     if args.data != "idx" and args.data_dir is not None:
         parser.error(f"--data-dir goes with --data idx, not with --data {args.data}")
+    if args.model == "cnn" and args.hidden is not None:
+        parser.error("--hidden goes with --model mlp: the cnn has no hidden layers of that kind")
     for flag, (usual, smoke) in DEFAULTS.items():
         if getattr(args, flag) is None and not (flag == "epochs" and args.steps is not None):
             setattr(args, flag, smoke if args.smoke else usual)

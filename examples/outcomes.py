@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import starting
 
 
 class UserError(Exception):
@@ -46,8 +48,13 @@ def exit_code(
         print(f"{name}: {message}", file=sys.stderr)
         return code
 
+    starting.over()
+    for stream in (sys.stdout, sys.stderr):  # what an ASCII terminal cannot show, as its number
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
     try:
         run(args)
+        sys.stdout.flush()
     except UserError as e:
         return complain(f"error: {e}", 2)
     except Failure as e:
@@ -60,13 +67,17 @@ def exit_code(
         return complain(f"out of memory: a smaller {smaller} may help", 1)
     except KeyboardInterrupt:
         return complain("interrupted", 128 + signal.SIGINT)
+    except BrokenPipeError:  # nobody reads on
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
     return 0
 
 
 @contextlib.contextmanager
-def writing(folder: Path) -> Iterator[None]:
-    """Turn the errors of writing to `folder` into a UserError."""
+def writing(folder: Path, saved: Callable[[], str] = str) -> Iterator[None]:
+    """Turn the errors of writing to `folder` into a UserError; `saved` says what is safe."""
     try:
         yield
     except OSError as e:
-        raise UserError(f"cannot write to {e.filename or folder}: {e.strerror or e}") from None
+        cause = f"cannot write to {e.filename or folder}: {e.strerror or e}"
+        raise UserError(cause + saved()) from None

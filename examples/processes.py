@@ -48,7 +48,7 @@ def joined(args: argparse.Namespace) -> Iterator[None]:
     if first():
         yield
         return
-    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+    with open(os.devnull, "w", encoding="utf-8") as nowhere, contextlib.redirect_stdout(nowhere):
         yield
 
 

@@ -92,7 +92,7 @@ class Run:
         checkpoint, damaged = found
         if checkpoint is None:
             if damaged:
-                why = "; ".join(f"that of step {step}: {why}" for step, why in damaged)
+                why = "; ".join(f"{_of_steps(steps)}: {why}" for why, steps in _grouped(damaged))
                 raise UserError(
                     f"--resume: no checkpoint in {self._folder} can be used ({why}); to begin "
                     "anew, remove that folder or give another --workdir"
@@ -156,6 +156,13 @@ class Run:
             }
             self._writer.save(step, arrays, meta)
 
+    def saved(self) -> str:
+        """For the end of a message: whether there is a checkpoint to go on from."""
+        found = checkpoints.find(self._folder).checkpoint if processes.first() else None
+        if found is None:
+            return "; there is no checkpoint before"
+        return f"; the checkpoint of step {found.step} is good: --resume goes on from it"
+
     def close(self) -> None:
         """Wait until all is saved."""
         self._writer.close()
@@ -174,6 +181,20 @@ class Run:
 
     def __exit__(self, *_: Any) -> None:
         self.close()
+
+
+def _grouped(damaged: list[tuple[int, str]]) -> list[tuple[str, list[int]]]:
+    """The steps of each reason."""
+    reasons: dict[str, list[int]] = {}
+    for step, why in damaged:
+        reasons.setdefault(why, []).append(step)
+    return list(reasons.items())
+
+
+def _of_steps(steps: list[int]) -> str:
+    if len(steps) == 1:
+        return f"that of step {steps[0]}"
+    return f"those of steps {', '.join(map(str, steps))}"
 
 
 def _named(tree: Any) -> dict[str, Any]:

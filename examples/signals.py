@@ -24,10 +24,10 @@ class Signals:
         received: the first signal's number, or None.
     """
 
-    def __init__(self, notice: str) -> None:
-        """`notice` is what standard error gets, at once, when the first signal comes."""
+    def __init__(self, notice: str, last: str = "") -> None:
+        """What standard error gets at once: `notice` with the first signal, `last` at the end."""
         self.received: int | None = None
-        self._notice = notice
+        self._notice, self._last = notice, last
         self._count = 0
         self._undo = contextlib.ExitStack()
 
@@ -61,6 +61,8 @@ class Signals:
                 if self._count and signum == signal.SIGINT:
                     if sys.stdout.isatty():  # where a progress bar has hidden the cursor
                         os.write(1, b"\x1b[?25h")
+                    if self._last:
+                        os.write(2, f"{self._last}\n".encode(errors="replace"))
                     os._exit(128 + signum)
                 if self._notice and not self._count:
                     print(self._notice, file=sys.stderr, flush=True)

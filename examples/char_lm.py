@@ -93,15 +93,15 @@ def _run(args: argparse.Namespace, started: float) -> Params:
     init_key, train_key, write_key = jax.random.split(jax.random.key(args.seed), 3)
     params = model.init(init_key)
     count = sum(leaf.size for leaf in jax.tree.leaves(params))
-    print(
-        f"text              {len(text.train)} characters to train, {len(text.valid)} to "
-        f"validate, an alphabet of {len(text.characters)}\n"
-        f"net               {args.model}, {args.layers} layers of {args.width}, {count} "
-        "parameters\n"
-        f"run               {args.steps} steps of {args.batch_size} x {args.length} characters"
-    )
+    about = {
+        "text": f"{len(text.train)} characters to train, {len(text.valid)} to validate, an "
+        f"alphabet of {len(text.characters)}",
+        "net": f"{args.model}, {args.layers} layers of {args.width}, {count} parameters",
+        "run": f"{args.steps} steps of {args.batch_size} x {args.length} characters",
+    }
     if args.mesh is not None or args.distributed:
-        print(f"mesh              {placement.text(params)}")
+        about["mesh"] = placement.text(params)
+    print(reporting.fields(about))
     optimizer = make_optimizer(args.lr, args.steps)
     chunks = Chunks(args.steps, max(1, -(-args.steps // args.reports)))
     run = runs.Run(
@@ -117,7 +117,7 @@ def _run(args: argparse.Namespace, started: float) -> Params:
 
     few = corpus.windows(train_key, text.train, 2, args.length)
     for line in gradients.compare_losses(model.loss, params, *few, precision=args.precision):
-        print(line, flush=True)
+        print(reporting.fields({"gradients": line}), flush=True)
     print()
 
     header = {**environment, "flags": {k: str(v) for k, v in vars(args).items()}, "count": count}
@@ -135,15 +135,15 @@ def _run(args: argparse.Namespace, started: float) -> Params:
             (args.workdir / "sample.txt").write_text(sample + "\n", encoding="utf-8")
     best = results[-1].valid_bits
     if processes.first():
-        print(
-            f"\n{sample}\n\n"
-            f"validation loss   {best:.3f} bits per character\n"
-            f"time              {time.perf_counter() - started:.1f} s\n"
-            f"parameters        SHA-256 {sha256}\n"
-            "written           metrics.jsonl, curves.png, sample.txt, params.npz and checkpoints "
-            f"in {args.workdir}",
-            flush=True,
-        )
+        names = "metrics.jsonl, curves.png, sample.txt, params.npz and checkpoints"
+        done = {
+            "validation loss": f"{best:.3f} bits per character",
+            "time": f"{time.perf_counter() - started:.1f} s",
+            "written": f"{names} in {args.workdir}",
+            "parameters": "those in params.npz have the digest",
+        }
+        print("", sample, "", sep="\n")
+        print(reporting.fields(done), f"SHA-256 {sha256}", sep="\n", flush=True)
     if args.target_bpc is not None and best > args.target_bpc:
         raise Failure(f"validation loss {best:.3f} is above --target-bpc {args.target_bpc}")
     return state.params

@@ -91,14 +91,15 @@ def _run(args: argparse.Namespace, started: float) -> Params:
     init_key, shuffle_key = jax.random.split(jax.random.key(args.seed))
     model = make_model(args, digits)
     params = model.init(init_key)
-    print(
-        f"data              {digits.name}: {len(digits.train_x)} to train, "
-        f"{len(digits.test_x)} to test\n"
-        f"net               {model.text}, {models.count(params)} parameters\n"
-        f"run               {plan}"
-    )
+    sizes = f"{len(digits.train_x)} to train, {len(digits.test_x)} to test"
+    about = {
+        "data": f"{digits.name}: {sizes}",
+        "net": f"{model.text}, {models.count(params)} parameters",
+        "run": plan,
+    }
     if args.mesh is not None or args.distributed:
-        print(f"mesh              {placement.text(params)}")
+        about["mesh"] = placement.text(params)
+    print(reporting.fields(about))
     optimizer = make_optimizer(args.lr, plan.steps)
     run = runs.Run(
         NAME,
@@ -148,14 +149,14 @@ def _run(args: argparse.Namespace, started: float) -> Params:
             mistakes = evaluation.draw(args.workdir, digits, plan, results, outputs)
     accuracy = results[-1].test_accuracy
     if processes.first():
-        print(
-            f"\ntest accuracy     {accuracy:.2%}, {mistakes} mistakes in {len(outputs)} images\n"
-            f"time              {time.perf_counter() - started:.1f} s\n"
-            f"parameters        SHA-256 {sha256}\n"
-            "written           metrics.jsonl, curves.png, mistakes.png, params.npz and "
-            f"checkpoints in {args.workdir}",
-            flush=True,
-        )
+        names = "metrics.jsonl, curves.png, mistakes.png, params.npz and checkpoints"
+        done = {
+            "test accuracy": f"{accuracy:.2%}, {mistakes} mistakes in {len(outputs)} images",
+            "time": f"{time.perf_counter() - started:.1f} s",
+            "written": f"{names} in {args.workdir}",
+            "parameters": "those in params.npz have the digest",
+        }
+        print("", reporting.fields(done), f"SHA-256 {sha256}", sep="\n", flush=True)
     if args.target_acc is not None and accuracy < args.target_acc:
         raise Failure(f"test accuracy {accuracy:.4f} is below --target-acc {args.target_acc}")
     return state.params

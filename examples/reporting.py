@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import platform
 import sys
+import textwrap
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -49,9 +50,8 @@ class EpochResult:
 
     def __str__(self) -> str:
         return (
-            f"epoch {self.epoch:3d}   step {self.step:6d}   train loss {self.train_loss:.5f}   "
-            f"test loss {self.test_loss:.5f}   test accuracy {self.test_accuracy:7.2%}   "
-            f"{self.seconds:6.2f} s"
+            f"epoch {self.epoch:3d}  step {self.step:6d}  train loss {self.train_loss:.4f}  "
+            f"test {self.test_loss:.4f}  accuracy {self.test_accuracy:.2%}  {self.seconds:.2f} s"
         )
 
     @property
@@ -130,10 +130,32 @@ def environment() -> dict[str, Any]:
 def environment_text(environment: dict[str, Any]) -> str:
     """`environment` as lines for people."""
     versions = ", ".join(f"{name} {v}" for name, v in environment["versions"].items())
-    return (
-        f"versions          {versions}\n"
-        f"backend           {environment['backend']}: {', '.join(environment['devices'])}\n"
-        f"matmul precision  {environment['matmul_precision']}"
+    return fields(
+        {
+            "versions": versions,
+            "backend": f"{environment['backend']}: {', '.join(environment['devices'])}",
+            "matmul precision": environment["matmul_precision"],
+        }
+    )
+
+
+def fields(named: Mapping[str, object]) -> str:
+    """Names and what is to say of each, as lines of 80 columns.
+
+    Example:
+        >>> print(fields({"net": "784-256-10", "run": "15 epochs"}))
+        net               784-256-10
+        run               15 epochs
+    """
+    return "\n".join(
+        textwrap.fill(
+            f"{name:<18}{text}",
+            80,
+            subsequent_indent=" " * 18,
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+        for name, text in named.items()
     )
 
 

@@ -84,7 +84,8 @@ class Run:
                 f"{self._folder} is of a run that has not ended: --resume goes on with it; to "
                 "begin anew, remove that folder or give another --workdir"
             )
-        print(f"checkpoints       those of the run that ended in {self._folder} are replaced")
+        said = f"those of the run that ended in {self._folder} are replaced"
+        print(reporting.fields({"checkpoints": said}))
         self._useless = [self._folder]
 
     def _resume(self, found: checkpoints.Found, kind: type[reporting.Result]) -> None:
@@ -97,7 +98,8 @@ class Run:
                     f"--resume: no checkpoint in {self._folder} can be used ({why}); to begin "
                     "anew, remove that folder or give another --workdir"
                 )
-            print(f"resume            no checkpoint in {self._folder}: from the beginning")
+            said = f"no checkpoint in {self._folder}: from the beginning"
+            print(reporting.fields({"resume": said}))
             return
         self._check(checkpoint.meta["settings"])
         arrays, names = checkpoint.arrays, _named(self._tree())

@@ -139,6 +139,49 @@ def test_a_folder_renamed_to_another_step(folder, tmp_path):
     assert checkpoints.find(tmp_path).damaged == [(90, "it is of step 30")]
 
 
+def test_a_full_disk_is_foreseen(tmp_path, monkeypatch, capfd):
+    writer = checkpoints.Writer(tmp_path, keep=2)
+    writer.save(10, ARRAYS, META)
+    room = shutil.disk_usage(tmp_path)._replace(free=5000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: room)
+    with pytest.raises(OSError, match="No space left on device") as e:
+        writer.save(20, ARRAYS, META)
+    assert e.value.filename == str(tmp_path / "20")
+    writer.close()
+    assert checkpoints.find(tmp_path).checkpoint.step == 10
+    assert capfd.readouterr().err == ""
+
+
+def test_a_disk_that_turns_out_full_is_one_error(tmp_path):
+    """The system's own words, and not a line of orbax's threads; what was before is good."""
+    code = """if True:
+        import resource, signal, sys, pathlib
+        import numpy as np
+        sys.path.insert(0, sys.argv[1])
+        import checkpoints
+        folder = pathlib.Path(sys.argv[2])
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        writer = checkpoints.Writer(folder, keep=3)
+        writer.save(10, {"w": np.ones(3)}, {})
+        writer.save(20, {"w": np.ones(3)}, {})
+        resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, 30_000))
+        try:
+            writer.save(30, {"w": np.random.default_rng(0).random(100_000)}, {})
+            writer.close()
+        except OSError as e:
+            print(e.strerror, e.filename, sep="|")
+        print(checkpoints.find(folder).checkpoint.step, sorted(p.name for p in folder.iterdir()))"""
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(EXAMPLES), str(tmp_path)],
+        env={**os.environ, "PYTHONPATH": str(EXAMPLES.parent), "JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        encoding="utf-8",
+        timeout=300,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines() == [f"File too large|{tmp_path / '30'}", "20 ['10', '20']"]
+
+
 def test_what_a_kill_left_is_removed(folder, tmp_path):
     for name in ("40.orbax-checkpoint-tmp/state", "10/state"):
         (tmp_path / name).mkdir(parents=True)

@@ -1,5 +1,8 @@
 """The table of manual against automatic gradients: right on right rules, and not on wrong ones."""
 
+import dataclasses
+import math
+
 import gradients
 import jax
 import jax.numpy as jnp
@@ -55,8 +58,8 @@ def test_bfloat16_is_held_against_float32(case):
 def test_any_loss_in_its_precisions(case):
     lines = gradients.compare_losses(backprop.loss, *case, precision="bf16")
     assert [line.split(" by jax")[0] for line in lines] == [
-        "gradients         by hand in float32 and",
-        "gradients         by hand in bf16 and",
+        "by hand in float32 and",
+        "by hand in bf16 and",
     ]
     assert len(gradients.compare_losses(backprop.loss, *case)) == 1
     for factor, dtype in ((1.01, "float32"), (-1, "float32")):
@@ -160,11 +163,16 @@ def test_a_difference_without_a_scale_is_wrong():
 
 
 def test_table(case):
-    text = gradients.table(compare(case, wrong_loss(2.0)))
-    head, *lines = text.splitlines()
-    assert head.split() == [*gradients.HEAD[:5], "by", "hand", *gradients.HEAD[6:8]]
-    assert len(lines) == 10
-    assert lines[0].endswith("ok")
-    assert lines[1].endswith("WRONG")
-    assert lines[1].split()[:3] == ["0.w", "20x12", "float32"]
-    assert max(map(len, text.splitlines())) <= 100
+    """A line for each dtype; where the gradients are the same numbers it says so."""
+    head, *lines = gradients.table(compare(case, wrong_loss(2.0))).splitlines()
+    assert head.split() == ["dtype", "by", "the", "rules", "by", "hand", "bound"]
+    assert [line.split()[0] for line in lines] == ["float32", "float64"]
+    assert [line.split("  ")[-1] for line in lines] == ["WRONG: 0.w, 0.b, 1.w, 1.b"] * 2
+    assert "1.0e+00" in lines[0]
+    same = gradients.Row("w", (), "float32", scale=2.0, by_rules=0.0, by_hand=3e-6, bound=1e-5)
+    _, line = gradients.table([same]).splitlines()
+    assert line.split("  ") == ["float32", "equal in every digit", "1.5e-06", "1.0e-05", "ok"]
+    nan = dataclasses.replace(same, by_hand=math.nan)
+    assert gradients.table([same, nan]).endswith("WRONG: w")
+    assert " nan " in gradients.table([same, nan])
+    assert max(map(len, gradients.TITLE.splitlines())) <= 80

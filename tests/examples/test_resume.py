@@ -208,7 +208,7 @@ def test_no_usable_checkpoint(tmp_path, killed, capsys):
         (tmp_path / f"checkpoints/{step}/meta/metadata").write_text("{")
     before = sorted(tmp_path.rglob("*"))
     error = refused(capsys, start("mlp", tmp_path, "--resume"))
-    assert "can be used (that of step 20: meta/metadata is damaged; that of step 10: " in error
+    assert "can be used (those of steps 20, 10: meta/metadata is damaged); to begin" in error
     assert "remove that folder or give another --workdir" in error
     error = refused(capsys, start("mlp", tmp_path))
     assert "is of a run that has not ended" in error

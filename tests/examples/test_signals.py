@@ -51,7 +51,7 @@ def listening(body: str) -> subprocess.Popen[str]:
         import signal, sys, threading, time
         sys.path.insert(0, {str(EXAMPLES)!r})
         from signals import Signals
-        with Signals("noted") as signals:
+        with Signals("noted", "ended") as signals:
             print("go", flush=True)
             {body}
         print(signals.received)"""
@@ -75,7 +75,18 @@ def test_a_second_sigint_ends_at_once():
     process.send_signal(signal.SIGINT)
     assert process.wait(10) == 130
     assert time.monotonic() - began < 5
-    process.communicate()
+    assert process.communicate()[1] == "ended\n"
+
+
+@pytest.mark.parametrize("script", ["mnist.py", "char_lm.py"])
+def test_sigint_while_it_still_imports(script, tmp_path):
+    """One line; for Python itself the first tenth of a second."""
+    (tmp_path / "jax.py").write_text('print("go", flush=True); import time; time.sleep(60)')
+    paths = os.pathsep.join([str(tmp_path), str(EXAMPLES.parent)])
+    process = program(script, cwd=tmp_path, PYTHONPATH=paths)
+    assert process.stdout.readline() == "go\n"
+    process.send_signal(signal.SIGINT)
+    assert ended(process, 130) == ("", f"\n{script}: interrupted\n")
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])

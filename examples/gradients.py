@@ -46,7 +46,7 @@ class Row:
     @property
     def relative(self) -> float:
         """The larger difference as a share of the leaf's scale."""
-        worst = max(self.by_rules, self.by_hand)
+        worst = float(np.max([self.by_rules, self.by_hand]))  # NaN, if one of them is
         if worst == 0:
             return 0.0
         return worst / self.scale if self.scale else math.inf

@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import tempfile
 
 # before jax is imported: devices are counted once. Programs are compiled without LLVM's
 # optimisations, in half the time; a level that is set already is left
@@ -11,6 +12,12 @@ os.environ["XLA_FLAGS"] = (
 )
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("MPLBACKEND", "Agg")
+# where nothing can be written at home, what matplotlib and the notebooks' kernels keep goes elsewhere
+if not os.access(os.path.expanduser("~"), os.W_OK):
+    elsewhere = tempfile.mkdtemp()
+    for name in ("MPLCONFIGDIR", "IPYTHONDIR", "JUPYTER_DATA_DIR", "JUPYTER_CONFIG_DIR"):
+        os.environ.setdefault(name, elsewhere)
+    os.environ.setdefault("JUPYTER_RUNTIME_DIR", f"{elsewhere}/runtime")
 
 import hypothesis
 import jax

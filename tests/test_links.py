@@ -41,7 +41,9 @@ def test_links_lead_somewhere(document):
         if part:
             assert unquote(part) in anchors(file), f"{document}: {file.name}#{part}"
         if name := re.fullmatch(r"`(?:\w+\.)?(test_\w+)`", text):
-            assert f"def {name[1]}(" in file.read_text(), f"{document}: {name[1]} in {file.name}"
+            assert f"def {name[1]}(" in file.read_text(encoding="utf-8"), (
+                f"{document}: {name[1]} in {file.name}"
+            )
 
 
 def index_lines() -> dict[str, str]:

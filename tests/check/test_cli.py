@@ -33,7 +33,7 @@ def test_one_op(capsys, tmp_path):
     printed = capsys.readouterr().out
     assert "relu" in printed
     assert "lin" not in printed
-    (op,) = json.loads(file.read_text())
+    (op,) = json.loads(file.read_text(encoding="utf-8"))
     (report,) = op["calls"]
     assert op["ok"]
     assert op["proof"].startswith("proved")
@@ -91,7 +91,7 @@ def test_devices_starts_anew(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert "2 x cpu" in done.stdout
-    (report,) = json.loads(file.read_text())[0]["calls"]
+    (report,) = json.loads(file.read_text(encoding="utf-8"))[0]["calls"]
     assert [f["verdict"] for f in report["findings"] if "sharded" in f["check"]].count("correct")
 
 

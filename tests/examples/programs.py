@@ -21,7 +21,7 @@ def program(script: str, *args: str, cwd: Path, **env: str) -> subprocess.Popen[
         env={**clean, "PYTHONPATH": os.pathsep.join(paths), "JAX_PLATFORMS": "cpu", **env},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        text=True,
+        encoding="utf-8",
     )
 
 
@@ -45,7 +45,7 @@ def cached(folder: Path, *, devices: int = 1) -> dict[str, str]:
 
 def lines(workdir: Path) -> list[dict]:
     """Of metrics.jsonl, without the header and without seconds."""
-    read = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines()[1:])
+    read = map(json.loads, (workdir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()[1:])
     return [{k: v for k, v in line.items() if k != "seconds"} for line in read]
 
 

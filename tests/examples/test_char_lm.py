@@ -31,12 +31,14 @@ def test_smoke(model, tmp_path, capsys):
     assert char_lm.main([*args, "--steps", "30", "--target-bpc", "5.5"]) == 0
     out = capsys.readouterr().out
     assert "gradients         by hand in float32 and by jax.grad" in out
-    header, *reports = map(json.loads, (tmp_path / "metrics.jsonl").read_text().splitlines())
+    header, *reports = map(
+        json.loads, (tmp_path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    )
     assert header["kind"] == "header"
     assert header["flags"]["model"] == model
     assert [r["step"] for r in reports] == [15, 30]
     assert reports[1]["valid_bits"] < reports[0]["valid_bits"] < math.log2(200)
-    sample = (tmp_path / "sample.txt").read_text()
+    sample = (tmp_path / "sample.txt").read_text(encoding="utf-8")
     assert sample.startswith(char_lm.PROMPT)
     assert len(sample) == len(char_lm.PROMPT) + char_lm.WRITTEN + 1
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
@@ -48,7 +50,9 @@ def test_bf16(model, tmp_path, capsys):
     assert char_lm.main([*args, "--reports", "1", "--steps", "20"]) == 0
     out = capsys.readouterr().out
     assert "gradients         by hand in bf16 and by jax.grad" in out
-    _, report = map(json.loads, (tmp_path / "metrics.jsonl").read_text().splitlines())
+    _, report = map(
+        json.loads, (tmp_path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    )
     assert report["valid_bits"] < report["train_bits"] < math.log2(100)
 
 

@@ -115,7 +115,7 @@ def test_damage_where_a_kill_came_before_the_digests(folder, tmp_path):
         cwd=root,
         env={**os.environ, "PYTHONPATH": str(root), "JAX_PLATFORMS": "cpu"},
         stderr=subprocess.DEVNULL,
-        text=True,
+        encoding="utf-8",
     )
     assert "metadata" not in out.split()
     assert "_METADATA" not in out.split()
@@ -127,7 +127,7 @@ def test_a_value_changed_behind_the_formats_back(folder, tmp_path):
     writer.save(1, ARRAYS, META)
     writer.close()
     meta = tmp_path / "1/meta/metadata"
-    meta.write_text(meta.read_text().replace("40", "41"))
+    meta.write_text(meta.read_text(encoding="utf-8").replace("40", "41"))
     checkpoints._seal(tmp_path / "1")
     found, damaged = checkpoints.find(tmp_path)
     assert found is None

@@ -33,7 +33,7 @@ def run(workdir: Path, *args: str) -> tuple[int, list[dict]]:
     code = mnist.main([*SMALL, "--workdir", str(workdir), *args])
     path = workdir / "metrics.jsonl"
     return code, [
-        json.loads(line) for line in path.read_text().splitlines()
+        json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()
     ] if path.exists() else []
 
 
@@ -120,7 +120,9 @@ def test_same_seed_same_bits(tmp_path):
         args = mnist.parse([*SMALL, *given.split(), "--workdir", str(tmp_path / name)])
         params = jax.tree.leaves(mnist.run(args))
         assert all(leaf.dtype == jnp.float32 for leaf in params)
-        lines = map(json.loads, (tmp_path / name / "metrics.jsonl").read_text().splitlines())
+        lines = map(
+            json.loads, (tmp_path / name / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        )
         runs.append(([np.asarray(leaf).tobytes() for leaf in params], without_seconds([*lines])))
     assert runs[0] == runs[1]
     for a, c in zip(runs[0], runs[2], strict=True):
@@ -132,7 +134,7 @@ def test_metrics_are_those_of_the_net(tmp_path):
     """Recomputed: the steps by the loop in Python, the test set's figures by NumPy."""
     args = mnist.parse([*SMALL, "--steps", "44", "--seed", "3", "--workdir", str(tmp_path)])
     params = mnist.run(args)
-    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()[1:]
+    lines = (tmp_path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()[1:]
 
     digits = data.load("digits", seed=3)
     init_key, key = jax.random.split(jax.random.key(3))
@@ -421,7 +423,7 @@ def test_smoke_twice_as_a_program(tmp_path):
         out, error = process.communicate(timeout=120)
         assert (process.returncode, error) == (0, "")
         assert "1 x cpu" in out
-        lines = (tmp_path / name / "metrics.jsonl").read_text().splitlines()
+        lines = (tmp_path / name / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
         logs.append([json.loads(line) for line in lines])
     assert logs[0][0]["sizes"] == [784, 32, 10]
     assert logs[0][0]["plan"]["steps"] == 16

@@ -65,9 +65,9 @@ def test_metrics_are_on_disk_line_by_line(tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_text("older\n")
     with reporting.Metrics(path, {"seed": 3}) as metrics:
-        assert path.read_text() == '{"kind": "header", "seed": 3}\n'
+        assert path.read_text(encoding="utf-8") == '{"kind": "header", "seed": 3}\n'
         metrics.add(RESULTS[0])
-        header, epoch = map(json.loads, path.read_text().splitlines())
+        header, epoch = map(json.loads, path.read_text(encoding="utf-8").splitlines())
     assert header == {"kind": "header", "seed": 3}
     assert epoch == {
         "kind": "epoch",

@@ -56,7 +56,10 @@ def listening(body: str) -> subprocess.Popen[str]:
             {body}
         print(signals.received)"""
     process = subprocess.Popen(
-        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", code],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        encoding="utf-8",
     )
     assert process.stdout.readline() == "go\n"
     return process

@@ -9,12 +9,12 @@ from tests.examples.conftest import EXAMPLES
 
 def test_it_is_checked_proved_and_trained():
     script = EXAMPLES / "your_own_op.py"
-    assert len(script.read_text().splitlines()) < 60
+    assert len(script.read_text(encoding="utf-8").splitlines()) < 60
     done = subprocess.run(
         [sys.executable, "-W", "error", str(script)],
         env={"PYTHONPATH": str(EXAMPLES.parent), "PATH": ""},
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         timeout=300,
     )
     assert done.returncode == 0, done.stderr

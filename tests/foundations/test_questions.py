@@ -12,7 +12,7 @@ def test_every_question_has_its_answer_and_every_answer_its_question():
     found = {
         (file.name, test)
         for file in HERE.glob("test_questions_*.py")
-        for test in re.findall(r"^def (test_\w+)", file.read_text(), re.MULTILINE)
+        for test in re.findall(r"^def (test_\w+)", file.read_text(encoding="utf-8"), re.MULTILINE)
     }
     assert {(q.file, q.test) for q in QUESTIONS} == found
     assert len(QUESTIONS) == len(found)
@@ -27,7 +27,7 @@ ROWS = [
 
 
 def test_every_row_of_the_foundations_has_its_tests():
-    names = " ".join(file.read_text() for file in HERE.glob("test_*.py"))
+    names = " ".join(file.read_text(encoding="utf-8") for file in HERE.glob("test_*.py"))
     for row in ROWS:
         assert f"def test_{row}_" in names, row
 

@@ -239,7 +239,7 @@ def test_the_command(tiny, tmp_path, capsys):
     assert fnnet_main(["bench", "--quick", "--json", str(file), "--plot", str(plot)]) == 0
     out = capsys.readouterr().out
     assert f"jax      {jax.__version__}" in out
-    figures = json.loads(file.read_text())
+    figures = json.loads(file.read_text(encoding="utf-8"))
     assert figures["quick"] is True
     assert [row["name"] for row in figures["rows"]] == [row.name for row in ROWS]
     lin = next(row for row in figures["rows"] if row["name"] == "lin")

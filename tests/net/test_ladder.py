@@ -316,7 +316,7 @@ def test_command(tmp_path, capsys):
     assert "(3, 40) @ (40, 5), float32" in printed.out
     assert all(name in printed.out for name in [*NAMES, "numpy @"])
 
-    written = json.loads(figures.read_text())
+    written = json.loads(figures.read_text(encoding="utf-8"))
     assert written["jax"] == jax.__version__
     (table,) = written["tables"]
     rows = tuple(ladder.LadderRow(**row) for row in table.pop("rows"))
@@ -400,6 +400,8 @@ def test_the_module_runs_by_itself():
         "code = main(['ladder', '--size', '2', '--budget', '0.001']); "
         "sys.exit(3 if 'matplotlib' in sys.modules else code)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, encoding="utf-8", timeout=120
+    )
     assert done.returncode == 0, done.stderr
     assert "(2, 2) @ (2, 2)" in done.stdout

@@ -528,7 +528,7 @@ def test_shapes_that_would_broadcast_silently_are_refused() -> None:
 
 def test_sources_import_numpy_and_the_standard_library_only() -> None:
     for path in [PROOF / "reference.py", *(PROOF / "twin").glob("*.py")]:
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             names = []
             if isinstance(node, ast.Import):
                 names = [alias.name for alias in node.names]
@@ -558,7 +558,9 @@ def test_as_a_script_it_trains_without_jax() -> None:
         "    assert end.code == 0\n"
         "assert not {'jax', 'fnnet'} & set(sys.modules)\n"
     )
-    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    ran = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, encoding="utf-8", timeout=120
+    )
     assert ran.returncode == 0, ran.stderr
     accuracy = float(ran.stdout.split("test accuracy ")[1].split("%")[0])
     assert 95 <= accuracy <= 100

@@ -311,7 +311,9 @@ def test_main_prints_a_table_and_says_whether_all_is_proved(
 
 def test_without_sympy_the_extra_is_named() -> None:
     code = "import sys; sys.modules['sympy'] = None; import fnnet.proof.symbolic"
-    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    ran = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, encoding="utf-8", timeout=120
+    )
     assert ran.returncode == 1
     assert ran.stderr.splitlines()[-1] == (
         "ImportError: fnnet.proof.symbolic needs SymPy: pip install sympy"

@@ -12,7 +12,7 @@ os.environ["XLA_FLAGS"] = (
 )
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("MPLBACKEND", "Agg")
-# where nothing can be written at home, what matplotlib and the notebooks' kernels keep goes elsewhere
+# where nothing can be written at home, matplotlib and the notebooks' kernels write elsewhere
 if not os.access(os.path.expanduser("~"), os.W_OK):
     elsewhere = tempfile.mkdtemp()
     for name in ("MPLCONFIGDIR", "IPYTHONDIR", "JUPYTER_DATA_DIR", "JUPYTER_CONFIG_DIR"):

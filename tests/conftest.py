@@ -13,7 +13,8 @@ os.environ["XLA_FLAGS"] = (
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("MPLBACKEND", "Agg")
 # where nothing can be written at home, matplotlib and the notebooks' kernels write elsewhere
-if not os.access(os.path.expanduser("~"), os.W_OK):
+home = os.path.expanduser("~")
+if not (os.path.isdir(home) and os.access(home, os.W_OK)):
     elsewhere = tempfile.mkdtemp()
     for name in ("MPLCONFIGDIR", "IPYTHONDIR", "JUPYTER_DATA_DIR", "JUPYTER_CONFIG_DIR"):
         os.environ.setdefault(name, elsewhere)

@@ -84,8 +84,6 @@ BARE = {
     "HOME": os.devnull,
     "LC_ALL": "C",
     "PYTHONIOENCODING": "ascii",
-    "PYTHONUTF8": "0",
-    "PYTHONCOERCECLOCALE": "0",
     "TZ": "Asia/Kathmandu",
     "COLUMNS": "80",
 }

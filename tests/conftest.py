@@ -13,8 +13,7 @@ os.environ["XLA_FLAGS"] = (
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("MPLBACKEND", "Agg")
 # where nothing can be written at home, matplotlib and the notebooks' kernels write elsewhere
-home = os.path.expanduser("~")
-if not (os.path.isdir(home) and os.access(home, os.W_OK)):
+if not os.access(os.path.join(os.path.expanduser("~"), "."), os.W_OK):  # a folder, or none
     elsewhere = tempfile.mkdtemp()
     for name in ("MPLCONFIGDIR", "IPYTHONDIR", "JUPYTER_DATA_DIR", "JUPYTER_CONFIG_DIR"):
         os.environ.setdefault(name, elsewhere)

@@ -1,4 +1,4 @@
-"""Learn to write English, character by character, with fnnet's ops and their hand-derived rules.
+"""Learn to spell English, character by character, with fnnet's ops and their hand-derived rules.
 
     python examples/char_lm.py                 a small transformer
     python examples/char_lm.py --model gru     a recurrent net with gates

@@ -25,12 +25,14 @@ from .programs import program
 from .test_data import idx
 from .test_training import make_epoch_as_a_loop
 
-SMALL = ["--data", "digits", "--hidden", "16", "--lr", "0.01"]  # learns in a second
+SMALL = ["--data", "digits", "--lr", "0.01"]  # learns in a second
+HIDDEN = ["--hidden", "16"]
 
 
 def run(workdir: Path, *args: str) -> tuple[int, list[dict]]:
     """The exit code and the lines of metrics.jsonl."""
-    code = mnist.main([*SMALL, "--workdir", str(workdir), *args])
+    hidden = [] if "cnn" in args else HIDDEN
+    code = mnist.main([*SMALL, *hidden, "--workdir", str(workdir), *args])
     path = workdir / "metrics.jsonl"
     return code, [
         json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()
@@ -117,7 +119,7 @@ def test_same_seed_same_bits(tmp_path):
         "b": "--steps 44 --seed 5",
         "c": "--epochs 2 --seed 6",
     }.items():
-        args = mnist.parse([*SMALL, *given.split(), "--workdir", str(tmp_path / name)])
+        args = mnist.parse([*SMALL, *HIDDEN, *given.split(), "--workdir", str(tmp_path / name)])
         params = jax.tree.leaves(mnist.run(args))
         assert all(leaf.dtype == jnp.float32 for leaf in params)
         lines = map(
@@ -132,7 +134,9 @@ def test_same_seed_same_bits(tmp_path):
 
 def test_metrics_are_those_of_the_net(tmp_path):
     """Recomputed: the steps by the loop in Python, the test set's figures by NumPy."""
-    args = mnist.parse([*SMALL, "--steps", "44", "--seed", "3", "--workdir", str(tmp_path)])
+    args = mnist.parse(
+        [*SMALL, *HIDDEN, "--steps", "44", "--seed", "3", "--workdir", str(tmp_path)]
+    )
     params = mnist.run(args)
     lines = (tmp_path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()[1:]
 
@@ -200,7 +204,7 @@ def test_bf16(tmp_path, model, steps, capsys):
     dtypes = [row["dtype"] for row in header["gradients"]]
     assert list(dict.fromkeys(dtypes)) == ["bfloat16", "float32", "float64"]
     assert all(row["relative"] <= row["bound"] < 0.2 for row in header["gradients"])
-    assert " bfloat16 " in capsys.readouterr().out
+    assert "\nbfloat16 " in capsys.readouterr().out
     for a, b in zip(*runs, strict=True):
         assert a["test_loss"] != b["test_loss"]
         assert abs(b["test_loss"] / a["test_loss"] - 1) < 0.1
@@ -400,7 +404,7 @@ def test_workdir_that_cannot_be(tmp_path, capsys):
 @pytest.mark.parametrize("name", ["metrics.jsonl", "mistakes.png"])
 def test_a_file_that_cannot_be_written(tmp_path, capsys, name):
     (tmp_path / name).mkdir()
-    code = mnist.main([*SMALL, "--steps", "1", "--workdir", str(tmp_path)])
+    code = mnist.main([*SMALL, *HIDDEN, "--steps", "1", "--workdir", str(tmp_path)])
     assert f"cannot write to {tmp_path / name}: Is a directory" in refused(capsys, code)
 
 

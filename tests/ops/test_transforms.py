@@ -265,7 +265,7 @@ def test_precision_argument_reaches_every_product(key):
 
 def test_forward_mode_is_refused_and_plain_allows_it(key):
     x = jax.random.normal(key, (3,))
-    with pytest.raises(TypeError, match="forward.mode"):
+    with pytest.raises(TypeError, match=r"forward.mode"):
         jax.jvp(fnnet.relu, (x,), (x,))
     assert_close(jax.jvp(fnnet.plain(fnnet.relu), (x,), (x,))[1], jnp.maximum(x, 0))
 

@@ -22,6 +22,8 @@ Residuals
     of that size. (For dwd alone h would do.) Keeping x alone would cost two of the three products
     once more.
     float16 and bfloat16 products are summed in float32; a, u and h are rounded, as factors.
+    a and u carry the names "fnnet.glu_mlp.a" and "fnnet.glu_mlp.u", by which a policy of
+    `jax.checkpoint` can save or offload them.
 
 References
     N. Shazeer, GLU variants improve transformer, arXiv:2002.05202.
@@ -35,6 +37,7 @@ from typing import Any, Literal, TypeAlias
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
@@ -141,6 +144,7 @@ def glu_mlp_fwd(
 ) -> tuple[jax.Array, Residuals]:
     """x, w_gate, w_up, w_down -> y, residuals."""
     a, u = _before(x, w_gate, w_up, precision)
+    a, u = checkpoint_name(a, "fnnet.glu_mlp.a"), checkpoint_name(u, "fnnet.glu_mlp.u")
     y = _after(a, u, w_down, activation, precision)
     return y, (x, w_gate, w_up, w_down, a, u, Static((activation, precision)))
 

@@ -63,7 +63,7 @@ def matmul(
 
     Returns:
         Shape (..., n, m), without n or m where a or b is a vector. float16 and bfloat16 products
-        are summed in float32 and rounded once.
+        are summed in float32 and rounded once (on GPU and TPU by the hardware, as `jnp.matmul`'s).
 
     Raises:
         TypeError: for arrays that are not of float or complex dtype.

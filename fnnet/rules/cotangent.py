@@ -3,11 +3,19 @@
 Both keep one promise of arithmetic: a sum of float16 or bfloat16 products is accumulated in float32
 and rounded once, at the end. A cotangent has the dtype of its primal, so the rounding is the last
 thing that happens to it (`like`).
+
+Where the result is as narrow as the operands, the product itself is asked for it: what a policy
+such as `jax.checkpoint_policies.dots_saveable` saves then is 16 bits wide, as with `jnp.matmul`.
+GPUs and TPUs add up such products in float32 inside. XLA's CPU compiler mostly does, but for some
+orders of axes, which `jax.vmap` brings about, it adds up in bfloat16, or, asked for float32, has no
+kernel at all. So on a CPU the operands are widened first: a platform-dependent product, of which
+the compiler sees only its own platform's.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 from typing import TypeAlias
 
 import jax
@@ -23,6 +31,9 @@ Precision: TypeAlias = (
     | tuple[jax.lax.Precision, jax.lax.Precision]
     | None
 )
+
+# operands are cast to float32 where the product is lowered: in the program they stay narrow
+_WIDENED = jax.lax.DotAlgorithmPreset.F32_F32_F32
 
 
 @jax.tree_util.register_static
@@ -76,13 +87,38 @@ def contract(
         >>> contract("bi,bj->ij", x, g, like=w).shape
         (2, 3)
     """
+    narrow = jnp.result_type(*operands)
     if dtype is None:
-        dtype = jnp.result_type(*operands) if like is None else like.dtype
+        dtype = narrow if like is None else like.dtype
     wide = accumulator(*operands)
-    # einsum itself adds up, in the wide dtype, along an axis that only one narrow operand has
-    with jax.numpy_dtype_promotion("standard"):
-        out = jnp.einsum(subscripts, *operands, precision=precision, preferred_element_type=wide)
+    asked = narrow if dtype == narrow and _is_one_product(subscripts) else wide
+
+    def product(precision: Precision, *operands: jax.Array) -> jax.Array:
+        # einsum itself adds up, in the wide dtype, along an axis that only one narrow operand has
+        with jax.numpy_dtype_promotion("standard"):
+            return jnp.einsum(
+                subscripts, *operands, precision=precision, preferred_element_type=asked
+            )
+
+    if narrow == wide or len(operands) == 1:
+        out = product(precision, *operands)
+    else:
+        out = jax.lax.platform_dependent(
+            *operands, cpu=partial(product, _WIDENED), default=partial(product, precision)
+        )
     return out.astype(dtype)
+
+
+def _is_one_product(subscripts: str) -> bool:
+    """Whether all of the summing is in a product of two operands, and nothing around it.
+
+    Example:
+        >>> _is_one_product("...i,ij->...j"), _is_one_product("ij,j->")
+        (True, False)
+    """
+    terms, _, result = subscripts.replace(".", "").partition("->")
+    a, _, b = terms.partition(",")
+    return "," in terms and "," not in b and set(a) ^ set(b) <= set(result)
 
 
 def sum_to(g: jax.Array, like: jax.Array | Like) -> jax.Array:

@@ -1,5 +1,8 @@
 """The tools of a rule: contraction with a wide sum, un-broadcasting, residuals without contents."""
 
+import itertools
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import ml_dtypes
@@ -64,7 +67,7 @@ def test_long_sums_are_held_in_float32(dtype):
     assert sum_to(jnp.ones((n, 1), dtype), jnp.ones(1, dtype)).astype("float32") == n
     assert contract("i,i->", ones, ones, dtype="float32") == n
     assert contract("i->", ones).astype("float32") == n
-    jaxpr = str(jax.make_jaxpr(lambda a: contract("i,i->", a, a))(ones))
+    jaxpr = str(jax.make_jaxpr(lambda a: contract("i,i->", a, a, dtype="float32"))(ones))
     assert "preferred_element_type=float32" in jaxpr
     assert "preferred_element_type=float64" in str(
         jax.make_jaxpr(lambda a: contract("i,i->", a, a))(jnp.ones(n))
@@ -76,6 +79,53 @@ def test_contract_is_rounded_once():
     a = jnp.array([1, 2.0**-8, 2.0**-8], "bfloat16")
     ones = jnp.ones(3, "bfloat16")
     assert contract("i,i->", a, ones) == jnp.bfloat16(1 + 2.0**-7)
+
+
+@pytest.mark.parametrize(
+    ("narrow", "dtype"), [("bfloat16", None), ("bfloat16", "float32"), ("float16", None)]
+)
+def test_narrow_products_where_one_operand_alone_is_mapped(narrow, dtype, key):
+    """vmap gives the product every order of axes; XLA's CPU compiler has no kernel for some."""
+    n, a_axes, b_axes = 33, (None, 0, 1, 2), (0, 1, 2)
+    one, two = jax.random.split(key)
+    for a_axis, b_axis, transposed in itertools.product(a_axes, b_axes, (False, True)):
+        # for an axis of a that is mapped, a second map over b alone
+        a_shape, b_shape = [n, 3] if transposed else [3, n], [n, 4]
+        b_shape.insert(b_axis, 2)
+        if a_axis is not None:
+            a_shape.insert(a_axis, 5)
+        a = jax.random.normal(one, a_shape, narrow) + jnp.ones((), narrow)
+        b = jax.random.normal(two, b_shape, narrow) + jnp.ones((), narrow)
+        f = partial(contract, "ki,kj->ij" if transposed else "ik,kj->ij", dtype=dtype)
+        f = jax.vmap(f, (None, b_axis))
+        if a_axis is not None:
+            f = jax.vmap(f, (a_axis, None))
+        wide = (a.astype("float64"), b.astype("float64"))
+        got, want = np.asarray(jax.jit(f)(a, b), "float64"), np.asarray(f(*wide), "float64")
+        eps = 2.0**-20 if dtype else float(jnp.finfo(narrow).eps) / 2
+        np.testing.assert_allclose(got, want, rtol=1.01 * eps, atol=1e-5)
+
+
+@pytest.mark.parametrize("platform", ["cuda", "tpu"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_accelerators_multiply_the_narrow_numbers_themselves(platform, dtype):
+    f = jax.jit(partial(contract, "ik,kj->ij", dtype=dtype))
+    a, b = jax.ShapeDtypeStruct((4, 8), "bfloat16"), jax.ShapeDtypeStruct((8, 16), "bfloat16")
+    text = jax.export.export(f, platforms=[platform])(a, b).mlir_module()
+    (product,) = [line for line in text.splitlines() if "stablehlo.dot_general" in line]
+    out = {"float32": "f32", "bfloat16": "bf16"}[dtype]
+    assert f"(tensor<4x8xbf16>, tensor<8x16xbf16>) -> tensor<4x16x{out}>" in product
+    assert "algorithm" not in product
+
+
+def test_what_a_policy_saves_of_a_narrow_product_is_narrow():
+    a = jnp.ones((4, 4), "bfloat16")
+    f = jax.checkpoint(
+        lambda a: jnp.sin(contract("ij,jk->ik", a, a)).sum(),
+        policy=jax.checkpoint_policies.dots_saveable,
+    )
+    saved = [s for s in jax.tree.leaves(jax.vjp(f, a)[1]) if s.ndim]
+    assert {str(s.dtype) for s in saved} == {"bfloat16"}
 
 
 def test_results_dtype():

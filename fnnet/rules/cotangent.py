@@ -6,15 +6,17 @@ thing that happens to it (`like`).
 
 Where the result is as narrow as the operands, the product itself is asked for it: what a policy
 such as `jax.checkpoint_policies.dots_saveable` saves then is 16 bits wide, as with `jnp.matmul`.
-GPUs and TPUs add up such products in float32 inside. XLA's CPU compiler mostly does, but for some
-orders of axes, which `jax.vmap` brings about, it adds up in bfloat16, or, asked for float32, has no
-kernel at all. So on a CPU the operands are widened first: a platform-dependent product, of which
-the compiler sees only its own platform's.
+GPUs and TPUs add up such products in float32 inside. XLA's CPU compiler does too, except where the
+first operand is summed over an axis that is not its last and the second has two more: an order of
+axes that `jax.vmap` brings about. There it adds up in bfloat16, or, asked for float32, has no
+kernel at all. So on a CPU the product takes another form (`_on_cpu`); each platform's compiler
+sees its own form alone.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from functools import partial
 from typing import TypeAlias
 
@@ -103,10 +105,31 @@ def contract(
     if narrow == wide or len(operands) == 1:
         out = product(precision, *operands)
     else:
+        on_cpu = partial(_on_cpu, subscripts, product, precision)
         out = jax.lax.platform_dependent(
-            *operands, cpu=partial(product, _WIDENED), default=partial(product, precision)
+            *operands, cpu=on_cpu, default=partial(product, precision)
         )
     return out.astype(dtype)
+
+
+def _on_cpu(
+    subscripts: str,
+    product: Callable[..., jax.Array],
+    precision: Precision,
+    *operands: jax.Array,
+) -> jax.Array:
+    """A product of narrow numbers as XLA's CPU compiler gets it right, whatever `vmap` adds to it.
+
+    Either of the two operands may come to be mapped alone. If the sum is over the last axis of the
+    first, it stays so where mapped axes are in front, and the product may be of the narrow numbers
+    as they are. If it is not, they are cast to float32 where the product is lowered.
+    """
+    if not (_is_one_product(subscripts) and _sums_over_last_axis(subscripts)):
+        return product(_WIDENED, *operands)
+    # a squeezed axis brings mapped ones to the front; the barrier keeps the compiler from reading
+    # the operand in the order it had before
+    first, second = (jnp.squeeze(x[None], 0) for x in operands)
+    return product(precision, jax.lax.optimization_barrier(first), second)
 
 
 def _is_one_product(subscripts: str) -> bool:
@@ -119,6 +142,18 @@ def _is_one_product(subscripts: str) -> bool:
     terms, _, result = subscripts.replace(".", "").partition("->")
     a, _, b = terms.partition(",")
     return "," in terms and "," not in b and set(a) ^ set(b) <= set(result)
+
+
+def _sums_over_last_axis(subscripts: str) -> bool:
+    """Whether the first operand's last axis is the one summed over, and its axes lead the result.
+
+    Example:
+        >>> _sums_over_last_axis("...i,ij->...j"), _sums_over_last_axis("...i,...j->ij")
+        (True, False)
+    """
+    terms, _, result = subscripts.partition("->")
+    kept = terms.partition(",")[0][:-1]
+    return result.startswith(kept)
 
 
 def sum_to(g: jax.Array, like: jax.Array | Like) -> jax.Array:

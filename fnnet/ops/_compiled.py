@@ -17,6 +17,7 @@ import jax
 
 from fnnet.ops._checks import describe, is_array_or_number
 from fnnet.ops._options import Kind
+from fnnet.rules.refusals import forward_mode
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -65,7 +66,7 @@ def compiled(**kinds: Kind) -> Callable[[Callable[P, R]], Callable[P, R]]:
             run, given, options = entered(args, kwargs)
             try:
                 return run(*given, **options)  # type: ignore[no-any-return]
-            except (TypeError, ValueError) as error:
+            except (TypeError, ValueError, NotImplementedError) as error:
                 _explain(name, signature, given, options, kinds, error)
                 raise
 
@@ -101,12 +102,8 @@ def _explain(
             raise TypeError(
                 f"{op}: {name} must be an array; got {describe(x)}. Convert it with jnp.asarray"
             ) from None
-    if "forward-mode" in str(error):
-        raise TypeError(
-            f"{op}: it has a derivative rule for reverse mode alone (jax.custom_vjp), and forward "
-            f"mode (jvp, jacfwd, linearize) was asked. Use fnnet.plain({op}), or fnnet.plain of "
-            "the function that calls it: the same values, with JAX's own derivatives"
-        ) from error
+    if refused := forward_mode(op, error):
+        raise refused from (None if refused is error else error)
 
 
 def _plain(signature: inspect.Signature) -> str:

@@ -44,9 +44,18 @@ from jaxtyping import Array, Float
 from fnnet.ops._activations import gelu_bwd, gelu_fwd, silu_bwd, silu_fwd
 from fnnet.ops._checks import floats, shapes
 from fnnet.ops._compiled import compiled
-from fnnet.ops._options import PRECISION, choice
+from fnnet.ops._options import OUT_SHARDING, PRECISION, choice
 from fnnet.ops._relu import relu_bwd, relu_fwd
-from fnnet.rules import Precision, Static, accumulator, contract, register
+from fnnet.rules import (
+    OutSharding,
+    Precision,
+    Static,
+    accumulator,
+    contract,
+    register,
+    result_sharding,
+    tells_of_out_sharding,
+)
 
 Activation: TypeAlias = Literal["silu", "gelu", "gelu_tanh", "relu"]
 Residuals: TypeAlias = tuple[
@@ -62,7 +71,11 @@ _PASSES: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
 }
 
 
-@compiled(activation=choice("silu", "gelu", "gelu_tanh", "relu"), precision=PRECISION)
+@compiled(
+    activation=choice("silu", "gelu", "gelu_tanh", "relu"),
+    precision=PRECISION,
+    out_sharding=OUT_SHARDING,
+)
 def glu_mlp(
     x: Float[ArrayLike, "*batch d"],
     w_gate: Float[ArrayLike, "d f"],
@@ -71,6 +84,7 @@ def glu_mlp(
     *,
     activation: Activation = "silu",
     precision: Precision = None,
+    out_sharding: OutSharding = None,
 ) -> Float[Array, "*batch e"]:
     """Gated block ``(φ(x @ w_gate) * (x @ w_up)) @ w_down``.
 
@@ -81,6 +95,9 @@ def glu_mlp(
         w_down: shape (f, e).
         activation: "silu" (SwiGLU), "gelu" (exact, GEGLU), "gelu_tanh" or "relu" (ReGLU).
         precision: of the products, as in `jnp.einsum`, forward and backward alike.
+        out_sharding: the result's sharding (`jax.P` or `jax.NamedSharding`) on a mesh of explicit
+            axes, as in `jnp.matmul`: needed where an axis that is summed over is sharded, as f is
+            in a tensor-parallel block.
 
     Returns:
         Shape (..., e).
@@ -98,7 +115,10 @@ def glu_mlp(
     """
     arrays = floats("glu_mlp", x=x, w_gate=w_gate, w_up=w_up, w_down=w_down)
     _require(*shapes(*arrays))
-    return _glu_mlp(*arrays, activation=activation, precision=precision)
+    with tells_of_out_sharding("glu_mlp"):
+        return _glu_mlp(
+            *arrays, activation=activation, precision=precision, out_sharding=out_sharding
+        )
 
 
 def _before(
@@ -113,11 +133,18 @@ def _before(
 
 
 def _after(
-    a: jax.Array, u: jax.Array, w_down: jax.Array, activation: Activation, precision: Precision
+    a: jax.Array,
+    u: jax.Array,
+    w_down: jax.Array,
+    activation: Activation,
+    precision: Precision,
+    out_sharding: OutSharding,
 ) -> jax.Array:
+    """y."""
     h = _PASSES[activation][0](a)[0] * u
     dtype = jnp.result_type(a, w_down)
-    return contract("...k,kj->...j", h, w_down, dtype=dtype, precision=precision)
+    out = result_sharding("glu_mlp", out_sharding, h.ndim, h, w_down)
+    return contract("...k,kj->...j", h, w_down, dtype=dtype, precision=precision, out_sharding=out)
 
 
 def _forward(
@@ -128,9 +155,10 @@ def _forward(
     *,
     activation: Activation = "silu",
     precision: Precision = None,
+    out_sharding: OutSharding = None,
 ) -> jax.Array:
     a, u = _before(x, w_gate, w_up, precision)
-    return _after(a, u, w_down, activation, precision)
+    return _after(a, u, w_down, activation, precision, out_sharding)
 
 
 def glu_mlp_fwd(
@@ -141,11 +169,12 @@ def glu_mlp_fwd(
     *,
     activation: Activation = "silu",
     precision: Precision = None,
+    out_sharding: OutSharding = None,
 ) -> tuple[jax.Array, Residuals]:
     """x, w_gate, w_up, w_down -> y, residuals."""
     a, u = _before(x, w_gate, w_up, precision)
     a, u = checkpoint_name(a, "fnnet.glu_mlp.a"), checkpoint_name(u, "fnnet.glu_mlp.u")
-    y = _after(a, u, w_down, activation, precision)
+    y = _after(a, u, w_down, activation, precision, out_sharding)
     return y, (x, w_gate, w_up, w_down, a, u, Static((activation, precision)))
 
 

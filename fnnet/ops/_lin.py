@@ -28,28 +28,43 @@ References:
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 from jax.typing import ArrayLike
 from jaxtyping import Array, Inexact
 
 from fnnet.ops._checks import floats, shapes
 from fnnet.ops._compiled import compiled
-from fnnet.ops._options import PRECISION
-from fnnet.rules import Like, Precision, Static, accumulator, contract, register, sum_to
+from fnnet.ops._options import OUT_SHARDING, PRECISION
+from fnnet.rules import (
+    Like,
+    OutSharding,
+    Precision,
+    Static,
+    accumulator,
+    contract,
+    register,
+    result_sharding,
+    sum_to,
+    tells_of_out_sharding,
+)
 
 Residuals: TypeAlias = tuple[jax.Array, jax.Array, Like | None, Static]
 
 
-@compiled(precision=PRECISION)
+@compiled(precision=PRECISION, out_sharding=OUT_SHARDING)
 def lin(
     x: Inexact[ArrayLike, "*batch i"],
     w: Inexact[ArrayLike, "i j"],
     b: Inexact[ArrayLike, " j"] | None = None,
     *,
     precision: Precision = None,
+    out_sharding: OutSharding = None,
 ) -> Inexact[Array, "*batch j"]:
     """Linear layer ``x @ w + b``.
 
@@ -59,6 +74,8 @@ def lin(
         b: shape (n_out,), or None for no bias.
         precision: of the products, as in `jnp.einsum`, forward and backward alike; by default the
             one in force (`jax.default_matmul_precision`).
+        out_sharding: the result's sharding (`jax.P` or `jax.NamedSharding`) on a mesh of explicit
+            axes, as in `jnp.matmul`: needed where an axis that is summed over is sharded.
 
     Returns:
         Shape (..., n_out). float16 and bfloat16 products are summed in float32, the bias is added
@@ -81,29 +98,44 @@ def lin(
     """
     arrays = floats("lin", complex_too=True, optional="b", x=x, w=w, b=b)
     _require_shapes(*shapes(*arrays))
-    return _lin(*arrays, precision=precision)
+    with tells_of_out_sharding("lin"):
+        return _lin(*arrays, precision=precision, out_sharding=out_sharding)
 
 
 def _forward(
-    x: jax.Array, w: jax.Array, b: jax.Array | None = None, *, precision: Precision = None
+    x: jax.Array,
+    w: jax.Array,
+    b: jax.Array | None = None,
+    *,
+    precision: Precision = None,
+    out_sharding: OutSharding = None,
 ) -> jax.Array:
+    out = result_sharding("lin", out_sharding, x.ndim, x, w)
+    product = partial(contract, "...i,ij->...j", x, w, precision=precision, out_sharding=out)
     if b is None:
-        return contract("...i,ij->...j", x, w, precision=precision)
+        return product()
     dtype = jnp.result_type(x, w, b)
     wide = accumulator(x, w, b)
     # What a policy that saves products saves, it should save in bfloat16, the dtype of those who
     # use such policies. In float16 the product is rounded once, after the bias is added.
     saved = dtype if dtype == jnp.bfloat16 else wide
-    y = contract("...i,ij->...j", x, w, dtype=saved, precision=precision).astype(wide)
+    y = product(dtype=saved).astype(wide)
+    if out is not None:
+        b = jax.reshard(b, NamedSharding(out.mesh, P(out.spec[-1])))
     # the bias is one row for all samples
     return (y + jnp.broadcast_to(b.astype(wide), y.shape)).astype(dtype)
 
 
 def lin_fwd(
-    x: jax.Array, w: jax.Array, b: jax.Array | None = None, *, precision: Precision = None
+    x: jax.Array,
+    w: jax.Array,
+    b: jax.Array | None = None,
+    *,
+    precision: Precision = None,
+    out_sharding: OutSharding = None,
 ) -> tuple[jax.Array, Residuals]:
     """x, w, b -> y, residuals."""
-    y = _forward(x, w, b, precision=precision)
+    y = _forward(x, w, b, precision=precision, out_sharding=out_sharding)
     return y, (x, w, None if b is None else Like.of(b), Static(precision))
 
 

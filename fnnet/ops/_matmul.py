@@ -35,13 +35,23 @@ from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 from jax.typing import ArrayLike
 from jaxtyping import Array, Inexact
 
 from fnnet.ops._checks import floats, shapes
 from fnnet.ops._compiled import compiled
-from fnnet.ops._options import PRECISION
-from fnnet.rules import Precision, Static, contract, register
+from fnnet.ops._options import OUT_SHARDING, PRECISION
+from fnnet.rules import (
+    OutSharding,
+    Precision,
+    Static,
+    contract,
+    register,
+    result_sharding,
+    tells_of_out_sharding,
+)
 
 Residuals: TypeAlias = tuple[jax.Array, jax.Array, Static]
 
@@ -49,9 +59,13 @@ Residuals: TypeAlias = tuple[jax.Array, jax.Array, Static]
 _BATCH_LETTERS = string.ascii_uppercase + string.ascii_lowercase[:8]
 
 
-@compiled(precision=PRECISION)
+@compiled(precision=PRECISION, out_sharding=OUT_SHARDING)
 def matmul(
-    a: Inexact[ArrayLike, "..."], b: Inexact[ArrayLike, "..."], *, precision: Precision = None
+    a: Inexact[ArrayLike, "..."],
+    b: Inexact[ArrayLike, "..."],
+    *,
+    precision: Precision = None,
+    out_sharding: OutSharding = None,
 ) -> Inexact[Array, "..."]:
     """Matrix product over the last two axes; leading axes are batch axes and broadcast.
 
@@ -60,6 +74,8 @@ def matmul(
         b: shape (..., k, m), or (k,) for one column.
         precision: of the products, as in `jnp.einsum`, forward and backward alike; by default the
             one in force (`jax.default_matmul_precision`).
+        out_sharding: the result's sharding (`jax.P` or `jax.NamedSharding`) on a mesh of explicit
+            axes, as in `jnp.matmul`: needed where an axis that is summed over is sharded.
 
     Returns:
         Shape (..., n, m), without n or m where a or b is a vector. float16 and bfloat16 products
@@ -77,25 +93,42 @@ def matmul(
     """
     arrays = floats("matmul", complex_too=True, a=a, b=b)
     _require_shapes(*shapes(*arrays))
-    return _matmul(*arrays, precision=precision)
+    with tells_of_out_sharding("matmul"):
+        return _matmul(*arrays, precision=precision, out_sharding=out_sharding)
 
 
-def _forward(a: jax.Array, b: jax.Array, *, precision: Precision = None) -> jax.Array:
+def _forward(
+    a: jax.Array,
+    b: jax.Array,
+    *,
+    precision: Precision = None,
+    out_sharding: OutSharding = None,
+) -> jax.Array:
     t = _terms(a.shape, b.shape)
+    out = result_sharding("matmul", out_sharding, len(t.c), a, b)
+    if out is not None:
+        of_letter = dict(zip(t.c, out.spec, strict=True))
+        out = NamedSharding(out.mesh, P(*(of_letter[letter] for letter in t.grouped)))
     c = contract(
         f"{t.a},{t.b}->{t.grouped}",
         jnp.squeeze(a, t.a_shared),
         jnp.squeeze(b, t.b_shared),
         precision=precision,
+        out_sharding=out,
     )
     return jnp.einsum(f"{t.grouped}->{t.c}", c)
 
 
 def matmul_fwd(
-    a: jax.Array, b: jax.Array, *, precision: Precision = None
+    a: jax.Array,
+    b: jax.Array,
+    *,
+    precision: Precision = None,
+    out_sharding: OutSharding = None,
 ) -> tuple[jax.Array, Residuals]:
     """a, b -> c, residuals."""
-    return _forward(a, b, precision=precision), (a, b, Static(precision))
+    c = _forward(a, b, precision=precision, out_sharding=out_sharding)
+    return c, (a, b, Static(precision))
 
 
 def matmul_bwd(res: Residuals, g: jax.Array) -> tuple[jax.Array, jax.Array]:

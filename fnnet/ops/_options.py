@@ -12,6 +12,7 @@ option, so that no op writes such checks itself.
     AXIS, AXES         an axis; several of them, or None for all
     PRECISION          of matrix products, as JAX has it
     SIZES, PADDING     of windows: what `_windows.py` reads, in one form
+    OUT_SHARDING       of a result, on meshes of explicit axes, as `jnp.matmul` has it
     STATIC             any other value known when the op is compiled
 """
 
@@ -230,6 +231,16 @@ def PRECISION(op: str, name: str, value: Any) -> Any:
     raise error(
         f'{op}: {name} must be a jax.lax.Precision, its name ("default", "high" or '
         '"highest"), a pair of them, a jax.lax.DotAlgorithmPreset, or None for the one in force; '
+        f"got {describe(value)}"
+    )
+
+
+def OUT_SHARDING(op: str, name: str, value: Any) -> Any:
+    """Of the result, as in `jnp.matmul`; None where it follows from the arguments'."""
+    if value is None or isinstance(value, (jax.sharding.PartitionSpec, jax.NamedSharding)):
+        return value
+    raise TypeError(
+        f"{op}: {name} must be a jax.P (PartitionSpec), a jax.NamedSharding, or None; "
         f"got {describe(value)}"
     )
 

@@ -109,6 +109,8 @@ def _leaf(op: str, path: str, arg: Any, ct: Any) -> jax.Array | None:
         )
     wants = f"must be {_describe(arg)} like the argument; the backward rule gave {_describe(ct)}"
     number = type(ct) in (int, float) or (type(ct) is complex and _is_complex(arg))
+    if getattr(ct, "dtype", None) == dtypes.float0:
+        raise TypeError(f"{where} {wants}. For a cotangent that is zero return None")
     if not number and not is_array(ct):
         raise TypeError(f"{where} {wants}")
     if jnp.shape(ct) != arg.shape:
@@ -126,6 +128,8 @@ def _is_complex(aval: Any) -> bool:
 
 
 def _describe(x: Any) -> str:
+    if getattr(x, "dtype", None) == dtypes.float0:
+        return f"an array of float0, the zero of what has no derivative, of shape {jnp.shape(x)}"
     if hasattr(x, "dtype") and hasattr(x, "shape"):
         return f"{x.dtype}[{','.join(map(str, x.shape))}]"
     if x is None or isinstance(x, (bool, int, float, complex, str)):

@@ -31,6 +31,11 @@ class _Whole(Static):
     """A static argument, whole: a caller's own `Static` is his, and is not unwrapped."""
 
 
+@jax.tree_util.register_static
+class _Traced(Static):
+    """Where a traced value of a static argument belongs, by its name."""
+
+
 def is_array(leaf: Any) -> bool:
     """Whether a leaf is an array: of JAX, traced or not, or of NumPy, or a NumPy scalar.
 
@@ -47,10 +52,13 @@ class Arguments:
     The operands are given out once, by `release`: they belong to one trace, and what is kept for
     the backward pass outlives it.
 
+    A static argument that is traced (under `jax.jit`, say) is an operand too, one without a
+    cotangent; so is what the rule's functions close over, which is asked only whether a derivative
+    by it is wanted.
+
     Attributes:
         names: of the positional arguments that are not static: those with a cotangent.
-        static: the values of the static positional arguments, by name.
-        count: how many operands belong to positional arguments.
+        count: how many operands belong to positional arguments that are not static.
         precision: a context in which matrix products have the precision in force at the call.
     """
 
@@ -60,13 +68,15 @@ class Arguments:
         bound: inspect.BoundArguments,
         static: frozenset[str],
         left_out: frozenset[str] = frozenset(),
+        closed_over: Sequence[tuple[str, Any]] = (),
     ) -> None:
         self.names: list[str] = []
         self.precision = _precision_in_force()
-        self.static: dict[str, Any] = {}
+        self._static: dict[str, Any] = {}
         self._places: list[int] = []
         positional: list[Any] = []
         options: dict[str, Any] = {}
+        traced: dict[str, Any] = {}
 
         def add(name: str, value: Any) -> None:
             self.names.append(name)
@@ -80,18 +90,26 @@ class Arguments:
             if p.kind is p.VAR_KEYWORD:
                 options |= value
             elif p.kind is p.KEYWORD_ONLY:
-                options[p.name] = _Whole(value) if p.name in static else value
+                is_static = p.name in static and not _is_traced(value)
+                options[p.name] = _Whole(value) if is_static else value
             elif p.kind is p.VAR_POSITIONAL:
                 for i, v in enumerate(value):
                     add(f"{p.name}[{i}]", v)
+            elif p.name in static and _is_traced(value):
+                traced[p.name] = value
+                positional.append(_Traced(p.name))
             elif p.name in static:
-                self.static[p.name] = value
+                self._static[p.name] = value
                 positional.append(_Whole(value))
             else:
                 add(p.name, value)
 
-        self._leaves, self._tree = jax.tree.flatten((positional, options))
+        others = (options, traced, [value for _, value in closed_over])
+        self._leaves, self._tree = jax.tree.flatten((positional, *others))
         n_positional = len(jax.tree.leaves(positional))
+        labels = [f"a keyword-only argument (`{k}`)" for k in _names_of_leaves(options)]
+        labels += [f"a static argument (`{k}`)" for k in _names_of_leaves(traced)]
+        labels += [f"a closed-over value (`{name}`)" for name, _ in closed_over]
         # a Python float may be a parameter; as an option it is a number to compute with
         self._at = [
             i
@@ -102,22 +120,41 @@ class Arguments:
         for i in self._at:
             self._leaves[i] = None
         self.count = sum(i < n_positional for i in self._at)
+        self._labels = [labels[i - n_positional] for i in self._at if i >= n_positional]
 
     def release(self) -> list[Any]:
         """The arrays, which JAX may trace and differentiate.
 
-        First those of positional arguments, among them Python floats, then those of options.
+        First those of positional arguments, among them Python floats, then those of options and
+        other operands that have no cotangent.
         """
         operands, self._operands = self._operands, []
         return operands
 
+    def without_rule(self, wanted: Sequence[bool]) -> str | None:
+        """What has no cotangent by the rule, though one is wanted; None if all is well."""
+        for label, is_wanted in zip(self._labels, wanted[self.count :], strict=True):
+            if is_wanted:
+                return label
+        return None
+
     def rebuilt(self, operands: Sequence[Any]) -> tuple[list[Any], dict[str, Any]]:
         """The positional arguments and the options with these operands in their places."""
+        positional, options, traced = self._rebuilt(operands)
+        return [traced[a.value] if isinstance(a, _Traced) else a for a in positional], options
+
+    def known(self, operands: Sequence[Any]) -> dict[str, Any]:
+        """The static arguments and the options, by name."""
+        _, options, traced = self._rebuilt(operands)
+        return {**self._static, **traced, **options}
+
+    def _rebuilt(self, operands: Sequence[Any]) -> tuple[list[Any], dict[str, Any], dict[str, Any]]:
         leaves = list(self._leaves)
         for i, operand in zip(self._at, operands, strict=True):
             leaves[i] = operand
-        positional, options = jax.tree.unflatten(self._tree, leaves)
-        return [_released(a) for a in positional], {k: _released(v) for k, v in options.items()}
+        positional, options, traced, _ = jax.tree.unflatten(self._tree, leaves)
+        options = {k: _released(v) for k, v in options.items()}
+        return [_released(a) for a in positional], options, traced
 
     def with_cotangent(self, operands: Sequence[Any]) -> list[Any]:
         """The arguments that have a cotangent, with these operands in their places."""
@@ -133,6 +170,15 @@ def _precision_in_force() -> Callable[[], AbstractContextManager[None]]:
     """
     precision = jax.config.values["jax_default_matmul_precision"]
     return partial(jax.default_matmul_precision, precision) if precision else nullcontext
+
+
+def _is_traced(value: Any) -> bool:
+    return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(value))
+
+
+def _names_of_leaves(values: dict[str, Any]) -> list[str]:
+    """For every leaf of a dictionary, in JAX's order, the key it is under."""
+    return [k for k in sorted(values) for _ in jax.tree.leaves(values[k])]
 
 
 def _released(value: Any) -> Any:

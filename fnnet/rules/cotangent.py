@@ -23,6 +23,7 @@ from typing import TypeAlias
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding
 from jax.typing import ArrayLike, DTypeLike
 
 Precision: TypeAlias = (
@@ -74,6 +75,7 @@ def contract(
     like: jax.Array | Like | None = None,
     dtype: DTypeLike | None = None,
     precision: Precision = None,
+    out_sharding: NamedSharding | None = None,
 ) -> jax.Array:
     """`jnp.einsum` that accumulates in `accumulator(*operands)` and casts last.
 
@@ -83,6 +85,7 @@ def contract(
         like: the primal whose cotangent this is. It gives the result's dtype.
         dtype: the result's dtype where there is no `like`; by default the operands' common one.
         precision: as in `jnp.einsum`; None is the precision in force.
+        out_sharding: the result's, on a mesh of explicit axes; None where it follows.
 
     Example:
         >>> x, g, w = jnp.ones((5, 2)), jnp.ones((5, 3)), jnp.ones((2, 3))
@@ -99,16 +102,18 @@ def contract(
         # einsum itself adds up, in the wide dtype, along an axis that only one narrow operand has
         with jax.numpy_dtype_promotion("standard"):
             return jnp.einsum(
-                subscripts, *operands, precision=precision, preferred_element_type=asked
+                subscripts,
+                *operands,
+                precision=precision,
+                preferred_element_type=asked,
+                out_sharding=out_sharding,
             )
 
     if narrow == wide or len(operands) == 1:
         out = product(precision, *operands)
     else:
         on_cpu = partial(_on_cpu, subscripts, product, precision)
-        out = jax.lax.platform_dependent(
-            *operands, cpu=on_cpu, default=partial(product, precision)
-        )
+        out = jax.lax.platform_dependent(*operands, cpu=on_cpu, default=partial(product, precision))
     return out.astype(dtype)
 
 

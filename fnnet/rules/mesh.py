@@ -12,16 +12,17 @@ the rule runs with the axes automatic inside, and its results are given their pr
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import Any, TypeAlias, TypeVar
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import AxisType
+from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 T = TypeVar("T")
+OutSharding: TypeAlias = P | NamedSharding | None
 
 
 def varying_as(ct: jax.Array, primal: Any) -> jax.Array:
@@ -95,11 +96,15 @@ def with_axes_automatic(
     return in_mesh
 
 
-def forward_with_axes_automatic(f: Callable[..., T], operands: Sequence[Any]) -> T:
+def forward_with_axes_automatic(
+    f: Callable[..., T], operands: Sequence[Any], *, is_rule: bool = False
+) -> T:
     """``f(*operands)``, with the axes of an explicit mesh, if there is one, made automatic.
 
     A result gets the sharding of the first operand of its shape, else that of the first operand: on
     every axis of the same size if it has as many axes, or on as many leading axes as they share.
+    Where `f` is a forward rule (`is_rule`), what it returns beside the value may have the axes in
+    another order: each further axis gets the sharding of an axis of the first operand of its size.
     """
     types: list[Any] = [jax.typeof(x) for x in operands]
     mesh = explicit_mesh(types)
@@ -108,19 +113,72 @@ def forward_with_axes_automatic(f: Callable[..., T], operands: Sequence[Any]) ->
     with _set(mesh):
         shapes = jax.eval_shape(f, *(jax.ShapeDtypeStruct(t.shape, t.dtype) for t in types))
         tree = jax.tree.structure(shapes)
-        specs = [_spec_of(s.shape, types) for s in jax.tree.leaves(shapes)]
+        values = len(jax.tree.leaves(shapes[0] if is_rule else shapes))
+        specs = [
+            _spec_of(s.shape, types, any_order=i >= values)
+            for i, s in enumerate(jax.tree.leaves(shapes))
+        ]
         run = _automatic(lambda *args: jax.tree.leaves(f(*args)), mesh, specs)
         return jax.tree.unflatten(tree, run(*operands))  # type: ignore[no-any-return]
 
 
-def _spec_of(shape: tuple[int, ...], types: Sequence[Any]) -> P:
+def result_sharding(
+    op: str, out_sharding: OutSharding, ndim: int, *operands: Any
+) -> NamedSharding | None:
+    """`out_sharding` of a result with `ndim` axes, whole: on the mesh the operands lie on.
+
+    Raises:
+        ValueError: where there is no mesh of explicit axes, or for more axes than there are.
+    """
+    if out_sharding is None:
+        return None
+    spec = out_sharding.spec if isinstance(out_sharding, NamedSharding) else out_sharding
+    mesh = explicit_mesh([jax.typeof(x) for x in operands])
+    around = jax.sharding.get_abstract_mesh()
+    if mesh is None and AxisType.Explicit in around.axis_types:
+        mesh = around
+    if mesh is None:
+        raise ValueError(
+            f"{op}: out_sharding={spec} is for meshes of explicit axes, and the arrays lie on "
+            "none. Put them on one (jax.make_mesh, jax.set_mesh), or leave out_sharding out"
+        )
+    named = [a for part in spec for a in (part if isinstance(part, tuple) else (part,))]
+    if unknown := [a for a in named if isinstance(a, str) and a not in mesh.axis_names]:
+        raise ValueError(
+            f"{op}: out_sharding={spec} names {unknown}; the mesh has the axes {mesh.axis_names}"
+        )
+    if len(spec) > ndim:
+        raise ValueError(
+            f"{op}: out_sharding={spec} is for {len(spec)} axes; the result has {ndim}"
+        )
+    return NamedSharding(mesh, P(*spec, *[None] * (ndim - len(spec))))
+
+
+@contextmanager
+def tells_of_out_sharding(op: str) -> Iterator[None]:
+    """In JAX's errors about shardings of explicit axes, the op's name and the remedy."""
+    try:
+        yield
+    except Exception as e:
+        # the class has no public name
+        if type(e).__name__ != "ShardingTypeError":
+            raise
+        raise type(e)(
+            f"{op}: how the result is sharded does not follow from how the arguments are. Say it "
+            f"with out_sharding, as for jnp.matmul: {op}(..., out_sharding=jax.P(...)), with one "
+            "mesh axis or None for each axis of the result; where a summed axis is sharded, "
+            f"leave its mesh axis out. What JAX says: {e}"
+        ) from e
+
+
+def _spec_of(shape: tuple[int, ...], types: Sequence[Any], *, any_order: bool) -> P:
     for t in types:
         if t.shape == shape:
             return P(*t.sharding.spec.partitions)
     first = types[0]
     names = first.sharding.spec.partitions
     names = (*names, *[None] * (len(first.shape) - len(names)))
-    if len(shape) == len(first.shape):
+    if len(shape) == len(first.shape) and not any_order:
         return P(
             *(a if n == m else None for a, n, m in zip(names, shape, first.shape, strict=True))
         )
@@ -129,7 +187,16 @@ def _spec_of(shape: tuple[int, ...], types: Sequence[Any]) -> P:
         if n != m:
             break
         common += 1
-    return P(*names[:common])
+    spec = list(names[:common])
+    if any_order:
+        # a wrong guess costs a collective, no more
+        left = [(n, p) for n, p in zip(first.shape, names, strict=True) if p and p not in spec]
+        for n in shape[common:]:
+            found = next((pair for pair in left if pair[0] == n), (n, None))
+            spec.append(found[1])
+            if found in left:
+                left.remove(found)
+    return P(*spec)
 
 
 def _automatic(f: Callable[..., Any], mesh: Any, specs: Sequence[P]) -> Callable[..., Any]:

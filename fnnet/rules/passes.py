@@ -14,6 +14,7 @@ from fnnet.rules.agreement import Operand, SymbolicZero, is_differentiable, leaf
 from fnnet.rules.arguments import Arguments, is_array
 from fnnet.rules.mesh import explicit_mesh, varying_as, with_axes_automatic, zero_cotangent
 from fnnet.rules.prune import prune
+from fnnet.rules.refusals import ForwardModeError, refuse_hidden
 
 
 class Rule(NamedTuple):
@@ -63,6 +64,8 @@ class Pass:
 
         leaves, self._res_tree = jax.tree.flatten(res)
         self._res_fixed = [None if is_array(x) else x for x in leaves]
+        for x in self._res_fixed:
+            refuse_hidden(rule.name, x)
         self._res_at = [i for i, x in enumerate(leaves) if is_array(x)]
         values = [leaves[i] for i in self._res_at]
         res_types = [jax.typeof(x) for x in values]
@@ -109,8 +112,15 @@ class Pass:
             for t in self._out_types
         ]
         residuals, taken = jax.tree.unflatten(self._res_tree, res)
-        with self._arguments.precision():
-            cts = self._rule.bwd(residuals, jax.tree.unflatten(self._out_tree, g), **taken)
+        try:
+            with self._arguments.precision():
+                cts = self._rule.bwd(residuals, jax.tree.unflatten(self._out_tree, g), **taken)
+        except ForwardModeError as e:
+            raise ForwardModeError(
+                f"{self._rule.name}: its backward rule cannot be differentiated in forward mode "
+                "(jax.hessian does), because of a function with a rule of its own that it calls. "
+                f"There: {e}"
+            ) from e
         found = leaf_cotangents(
             self._rule.name,
             self._arguments.names,

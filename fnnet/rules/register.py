@@ -24,6 +24,7 @@ import jax.numpy as jnp
 from fnnet.rules.arguments import Arguments
 from fnnet.rules.mesh import forward_with_axes_automatic
 from fnnet.rules.passes import Pass, Rule
+from fnnet.rules.refusals import closed_over, forward_mode
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -72,8 +73,9 @@ def register(
         around what calls it.
 
     Raises:
-        TypeError: when called, for a wrong number of cotangents, a wrong structure or dtype, or a
-            derivative asked of a keyword-only argument.
+        TypeError: when called, for a wrong number of cotangents, a wrong structure or dtype, for
+            forward mode, or a derivative asked of a keyword-only or static argument, or of what the
+            functions close over.
         ValueError: when called, for a wrong shape.
 
     Example:
@@ -90,7 +92,7 @@ def register(
         <https://docs.jax.dev/en/latest/notebooks/Custom_derivative_rules_for_Python_code.html>`_.
     """
     name = name or str(getattr(forward, "__name__", "registered"))
-    signature = inspect.signature(forward)
+    signature = _signature(name, forward)
     static = frozenset([static_argnames] if isinstance(static_argnames, str) else static_argnames)
     if unknown := static - set(signature.parameters):
         raise ValueError(
@@ -108,11 +110,25 @@ def register(
             raise TypeError(f"{name}: {e}; its signature is {name}{signature}") from None
         left_out = spare - bound.arguments.keys()
         bound.apply_defaults()
-        arguments = Arguments(signature, bound, static, left_out)
+        free = closed_over(forward, fwd, bwd)
+        arguments = Arguments(signature, bound, static, left_out, free)
         return _call(rule, arguments)  # type: ignore[no-any-return]
 
     op.__name__ = op.__qualname__ = name
     return op
+
+
+def _signature(name: str, forward: Callable[..., Any]) -> inspect.Signature:
+    if not callable(forward):
+        raise TypeError(f"register: forward must be a function; got {forward!r}")
+    try:
+        return inspect.signature(forward)
+    except ValueError:
+        raise ValueError(
+            f"register: {name} does not tell its parameters (many functions written in C do not). "
+            "Give forward as a function of yours that calls it, such as lambda x: "
+            f"{name}(x)"
+        ) from None
 
 
 def _accepted(bwd: Callable[..., Any]) -> frozenset[str]:
@@ -141,8 +157,10 @@ def _call(rule: Rule, arguments: Arguments) -> Any:
     passes: dict[int, Pass] = {}
     numbers = itertools.count()
 
-    def run(f: Callable[..., Any], operands: Sequence[Any]) -> Any:
-        return forward_with_axes_automatic(f, operands) if rule.automatic else f(*operands)
+    def run(f: Callable[..., Any], operands: Sequence[Any], *, is_rule: bool = False) -> Any:
+        if not rule.automatic:
+            return f(*operands)
+        return forward_with_axes_automatic(f, operands, is_rule=is_rule)
 
     def primal(*operands: Any) -> Any:
         def forward(*operands: Any) -> Any:
@@ -154,11 +172,11 @@ def _call(rule: Rule, arguments: Arguments) -> Any:
     def fwd(*primals: Any) -> tuple[Any, list[Any]]:
         operands = [p.value for p in primals]
         wanted = [p.perturbed for p in primals]
-        if any(wanted[arguments.count :]):
+        if without := arguments.without_rule(wanted):
             raise TypeError(
-                f"{rule.name}: a derivative with respect to a keyword-only argument was asked, but "
-                "the rule returns cotangents of positional arguments alone. Make it a positional "
-                "parameter of forward, or pass jax.lax.stop_gradient of it"
+                f"{rule.name}: a derivative with respect to {without} was asked, but the rule "
+                "returns cotangents of positional arguments that are not static, and of nothing "
+                "else. Make it such a parameter of forward, or pass jax.lax.stop_gradient of it"
             )
 
         def forward(*operands: Any) -> Any:
@@ -166,7 +184,7 @@ def _call(rule: Rule, arguments: Arguments) -> Any:
             with arguments.precision():
                 return rule.fwd(*args, **options)
 
-        pair = run(forward, operands)
+        pair = run(forward, operands, is_rule=True)
         if not (isinstance(pair, (tuple, list)) and len(pair) == 2):
             raise TypeError(
                 f"{rule.name}: the forward rule must return a pair (out, res); "
@@ -174,7 +192,7 @@ def _call(rule: Rule, arguments: Arguments) -> Any:
             )
         out, res = pair
         _same_type(rule.name, out, jax.eval_shape(primal, *operands))
-        known = arguments.static | arguments.rebuilt(operands)[1]
+        known = arguments.known(operands)
         taken = {k: known[k] for k in rule.bwd_takes if k in known}
         this = Pass(rule, arguments, operands, wanted, out, (res, taken))
         # The backward pass must find the pass it belongs to. One traced call may be differentiated
@@ -192,7 +210,12 @@ def _call(rule: Rule, arguments: Arguments) -> Any:
     primal.__name__, fwd.__name__, bwd.__name__ = rule.name, f"{rule.name}_fwd", f"{rule.name}_bwd"
     core = jax.custom_vjp(primal)
     core.defvjp(fwd, bwd, symbolic_zeros=True)
-    return core(*arguments.release())
+    try:
+        return core(*arguments.release())
+    except (TypeError, NotImplementedError) as e:
+        if refused := forward_mode(rule.name, e):
+            raise refused from (None if refused is e else e)
+        raise
 
 
 def _same_type(name: str, out: Any, expected: Any) -> None:

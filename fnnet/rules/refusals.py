@@ -1,0 +1,84 @@
+"""What JAX refuses without a name, said again with the op's name and what to do.
+
+A `jax.custom_vjp` has no forward mode, and no derivative by what its functions close over. JAX
+says so where it finds out, in words that name no function. What is found out inside a registered
+function's call, or can be told there beforehand, gets its name here. Under a `jax.jit` of the
+caller's JAX finds out when that function is compiled, and nothing of ours is on the way.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+
+
+class ForwardModeError(TypeError):
+    """Forward-mode differentiation of a registered function, which has a name here."""
+
+
+def forward_mode(op: str, error: Exception) -> ForwardModeError | None:
+    """The error to raise in the place of JAX's, if that is a refusal of forward mode."""
+    # the second is what the derivative of a jvp (grad of jvp) meets
+    if "forward-mode autodiff (jvp)" not in str(error) and "'custom_lin'" not in str(error):
+        return None
+    if isinstance(error, ForwardModeError):
+        return error
+    return ForwardModeError(
+        f"{op}: it has a derivative rule for reverse mode alone (jax.custom_vjp), and forward-mode "
+        f"autodiff (jvp) was asked of it: jvp, jacfwd, linearize, or hessian through a rule that "
+        f"calls {op}. Use fnnet.plain({op}), or fnnet.plain of the function that calls it: the "
+        "same values, with JAX's own derivatives"
+    )
+
+
+def closed_over(*functions: Callable[..., Any]) -> list[tuple[str, Any]]:
+    """The traced arrays that functions close over, by the name they have there.
+
+    Example:
+        >>> s = 2.0
+        >>> closed_over(lambda x: s * x)
+        []
+    """
+    found: dict[int, tuple[str, Any]] = {}
+    for f in functions:
+        for name, value in _cells(f):
+            for leaf in jax.tree.leaves(value):
+                if isinstance(leaf, jax.core.Tracer):
+                    found[id(leaf)] = (name, leaf)
+    return list(found.values())
+
+
+def _cells(f: Any) -> Iterator[tuple[str, Any]]:
+    """Names and values of what a function closes over."""
+    cells = getattr(f, "__closure__", None) or ()
+    names = f.__code__.co_freevars if cells else ()
+    for name, cell in zip(names, cells, strict=True):
+        try:
+            yield name, cell.cell_contents
+        except ValueError:  # a cell that is not filled yet
+            continue
+
+
+def refuse_hidden(op: str, leaf: Any) -> None:
+    """Raise TypeError for a residual that is no pytree and holds traced arrays.
+
+    JAX does not see them: a scan, a checkpoint or a jit around the forward pass lets them go.
+    """
+    if callable(leaf) and getattr(leaf, "__closure__", None):
+        held = list(_cells(leaf))
+    elif dataclasses.is_dataclass(leaf):
+        held = [(f.name, getattr(leaf, f.name, None)) for f in dataclasses.fields(leaf)]
+    else:
+        held = list(getattr(leaf, "__dict__", {}).items())
+    for name, value in held:
+        if any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(value)):
+            kind = getattr(leaf, "__name__", type(leaf).__name__)
+            raise TypeError(
+                f"{op}: a residual of the forward rule, {kind}, holds a traced array, `{name}`, "
+                "where JAX cannot see it: it is no pytree. Return the array itself, or make the "
+                "class a pytree (jax.tree_util.register_dataclass), or the function one "
+                "(jax.tree_util.Partial)"
+            )

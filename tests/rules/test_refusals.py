@@ -1,0 +1,121 @@
+"""What JAX refuses, said with the name of the op and what to do."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import dtypes
+
+import fnnet
+from fnnet import register
+
+square = register(lambda x: x * x, lambda x: (x * x, x), lambda x, g: (2 * x * g,), name="square")
+through_rule = register(
+    lambda x: x * x, lambda x: (x * x, x), lambda x, g: (2 * square(x) * g,), name="through_rule"
+)
+times = register(
+    lambda s, p: p * s,
+    lambda s, p: (p * s, s),
+    lambda s, g: (g * s,),
+    static_argnames="s",
+    name="times",
+)
+X = np.ones(3)
+
+FORWARD_MODE = {
+    "jvp": lambda f: jax.jvp(f, (X,), (X,)),
+    "jacfwd": lambda f: jax.jacfwd(lambda x: f(x))(X),
+    "jit of jacfwd": lambda f: jax.jit(jax.jacfwd(lambda x: f(x)))(X),
+    "vmap of jvp": lambda f: jax.vmap(lambda x: jax.jvp(f, (x,), (x,)))(X),
+    "grad of jvp": lambda f: jax.grad(lambda x: jax.jvp(f, (x,), (x,))[1].sum())(X),
+}
+
+
+@pytest.mark.parametrize("op", [square, fnnet.relu], ids=["registered", "public"])
+@pytest.mark.parametrize("mode", FORWARD_MODE)
+def test_forward_mode(op, mode):
+    name = op.__name__
+    with pytest.raises(TypeError, match=rf"(?s)^{name}: .*forward-mode.*fnnet\.plain\({name}\)"):
+        FORWARD_MODE[mode](op)
+
+
+def test_forward_mode_through_a_rule_that_calls_a_rule():
+    with pytest.raises(TypeError, match=r"^through_rule: its backward rule .*square.*fnnet\.plain"):
+        jax.hessian(lambda x: through_rule(x).sum())(X)
+
+
+def test_a_derivative_by_a_static_argument():
+    for f in (times, jax.jit(times)):
+        with pytest.raises(TypeError, match=r"times: .* a static argument \(`s`\)"):
+            jax.grad(f)(2.0, 3.0)
+
+
+def test_a_traced_static_argument_is_no_more_than_that():
+    """Not differentiated, it may be traced, and the jitted function has a gradient."""
+    assert jax.jit(times)(2.0, 3.0) == 6
+    assert jax.grad(jax.jit(times), 1)(2.0, 3.0) == 2
+    assert jax.vmap(jax.grad(times, 1), (0, None))(jnp.arange(3.0), 3.0).tolist() == [0, 1, 2]
+    scaled = register(
+        lambda x, *, c: x * c,
+        lambda x, *, c: (x * c, None),
+        lambda res, g, c: (g * c,),
+        static_argnames="c",
+    )
+    assert jax.jit(jax.grad(lambda x, c: scaled(x, c=c)))(1.0, 3.0) == 3
+
+
+def test_a_derivative_by_what_is_closed_over():
+    def f(s):
+        times_s = register(
+            lambda x: x * s, lambda x: (x * s, s), lambda s, g: (g * s,), name="by_s"
+        )
+        return times_s(2.0)
+
+    for gradient in (jax.grad(f), jax.jit(jax.grad(f))):
+        with pytest.raises(TypeError, match=r"by_s: .* a closed-over value \(`s`\)"):
+            gradient(3.0)
+    with pytest.raises(Exception, match="closed-over"):
+        jax.grad(jax.jit(f))(3.0)
+    assert jax.vmap(f)(jnp.arange(3.0)).tolist() == [0, 2, 4]
+
+
+@dataclasses.dataclass
+class Hidden:
+    x: Any
+
+
+class Plain:
+    def __init__(self, x):
+        self.x = x
+
+
+HIDES = {"dataclass": Hidden, "object": Plain, "closure": lambda x: lambda: x}
+
+
+@pytest.mark.parametrize("hides", HIDES)
+@pytest.mark.parametrize("around", [jax.jit, jax.checkpoint])
+def test_residuals_that_hide_traced_arrays(hides, around):
+    def bwd(r, g):
+        return (2 * (r() if hides == "closure" else r.x) * g,)
+
+    f = register(lambda x: x * x, lambda x: (x * x, HIDES[hides](x)), bwd, name="hides")
+    assert jax.grad(f)(3.0) == 6
+    with pytest.raises(TypeError, match=r"hides: a residual .* `x`, where JAX cannot see it"):
+        jax.grad(around(f))(3.0)
+
+
+def test_a_float0_cotangent_is_described():
+    zero = np.zeros(3, dtypes.float0)
+    f = register(lambda x: x * x, lambda x: (x * x, x), lambda x, g: (zero,), name="zero")
+    with pytest.raises(TypeError, match=r"zero: .* float0, .* return None"):
+        jax.grad(lambda x: f(x).sum())(X)
+
+
+def test_a_function_that_tells_no_parameters():
+    with pytest.raises(ValueError, match="register: max does not tell its parameters"):
+        register(max, lambda a: (a, a), lambda r, g: (g,))
+    with pytest.raises(TypeError, match="register: forward must be a function; got 3"):
+        register(3, lambda a: (a, a), lambda r, g: (g,))  # type: ignore[arg-type]

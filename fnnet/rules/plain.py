@@ -7,10 +7,12 @@ from collections.abc import Callable, Sequence
 from typing import Any, ParamSpec, TypeVar
 
 import jax
+import jax.numpy as jnp
 from jax.extend import core
 
 from fnnet.rules.arguments import is_array
 from fnnet.rules.jaxpr import Closed, Equation, bind, opened, run
+from fnnet.rules.wrapper import Wrapper
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -40,13 +42,18 @@ def plain(f: Callable[P, R]) -> Callable[P, R]:
     derivative of ``jnp.maximum(x, 0)``, 1/2 at 0, and that of ``plain(jnp.logaddexp)`` is wrong
     where the two arguments are equal.
 
+    A derivative that `f` takes itself is no function with a rule any more, but the rule's result:
+    ``plain(jax.grad(g))``, or ``plain`` of a training step, keeps the hand-written rules of `g`.
+    Write ``jax.grad(plain(g))``. Likewise for a linear solver (`jax.lax.custom_linear_solve`),
+    which transposes the function it is given: give it ``plain`` of that.
+
     Args:
         f: a function of pytrees of arrays. Arguments that are not arrays (numbers, strings,
             functions, shapes) are passed to `f` as they are.
 
     Returns:
-        A function with the signature of `f`. It traces `f` at every call: put `jax.jit` around it,
-        not inside it, when it is called often.
+        A function with the signature of `f`, which pickles where `f` does. It traces `f` at every
+        call: put `jax.jit` around it, not inside it, when it is called often.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -59,25 +66,49 @@ def plain(f: Callable[P, R]) -> Callable[P, R]:
         (3.0, 2.0)
     """
 
-    @functools.wraps(f)
     def without_rules(*args: P.args, **kwargs: P.kwargs) -> R:
         leaves, tree = jax.tree.flatten((args, kwargs))
         arrays = [i for i, leaf in enumerate(leaves) if is_array(leaf)]
+        out: list[Any] = []
+        out_tree: Any = None
 
-        def of_arrays(*values: Any) -> R:
+        def of_arrays(*values: Any) -> list[Any]:
+            nonlocal out, out_tree
             full = list(leaves)
             for i, value in zip(arrays, values, strict=True):
                 full[i] = value
             args_, kwargs_ = jax.tree.unflatten(tree, full)
-            return f(*args_, **kwargs_)
+            out, out_tree = jax.tree.flatten(f(*args_, **kwargs_))
+            return [x for x in out if isinstance(x, jax.core.Tracer)]
 
         values = [leaves[i] for i in arrays]
-        jaxpr, shape = jax.make_jaxpr(of_arrays, return_shape=True)(*values)
-        inner, consts = opened(jaxpr)
-        out = run(inner, consts, values, _equation)
-        return jax.tree.unflatten(jax.tree.structure(shape), out)  # type: ignore[no-any-return]
+        inner, consts = opened(_traced(f, of_arrays, values))
+        found = iter(run(inner, consts, values, _equation))
+        # what was computed; a constant that `f` returns (a number, a NumPy array) stays what it is
+        out = [_array(next(found)) if isinstance(x, jax.core.Tracer) else x for x in out]
+        return jax.tree.unflatten(out_tree, out)  # type: ignore[no-any-return]
 
-    return without_rules
+    return Wrapper(f, without_rules, plain)
+
+
+def _traced(f: Callable[..., Any], of_arrays: Callable[..., Any], values: Sequence[Any]) -> Any:
+    try:
+        return jax.make_jaxpr(of_arrays)(*values)
+    except NotImplementedError as e:
+        if "Transpose rule" not in str(e) or "custom_vjp_call" not in str(e):
+            raise
+        name = getattr(f, "__name__", "f")
+        raise NotImplementedError(
+            f"plain: {name} transposes a function that has a derivative rule (a linear solver or "
+            "jax.linear_transpose does), and that while it is traced, before its rules can be "
+            f"removed. Give that function there without rules: plain(g) for the g that {name} "
+            "transposes"
+        ) from e
+
+
+def _array(x: Any) -> jax.Array:
+    """A result as an array: what depends on no argument is a literal of the jaxpr."""
+    return x if isinstance(x, jax.Array) else jnp.asarray(x)
 
 
 def _equation(eqn: Equation, values: list[Any]) -> Sequence[Any]:

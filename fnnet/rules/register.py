@@ -12,7 +12,6 @@ for one dtype, all cotangents at once; what JAX asks beyond that is done here:
 
 from __future__ import annotations
 
-import functools
 import inspect
 import itertools
 from collections.abc import Callable, Sequence
@@ -25,6 +24,7 @@ from fnnet.rules.arguments import Arguments
 from fnnet.rules.mesh import forward_with_axes_automatic
 from fnnet.rules.passes import Pass, Rule
 from fnnet.rules.refusals import closed_over, forward_mode
+from fnnet.rules.wrapper import Wrapper
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -70,7 +70,7 @@ def register(
         The differentiable function, with `forward`'s signature, docstring and name. Grad, vmap,
         scan, checkpoint, shard_map and second derivatives work; forward-mode differentiation of the
         function itself does not: use `fnnet.plain`. It is not compiled: put `jax.jit` around it, or
-        around what calls it.
+        around what calls it. It can be pickled where its module has a name for it.
 
     Raises:
         TypeError: when called, for a wrong number of cotangents, a wrong structure or dtype, for
@@ -102,8 +102,7 @@ def register(
     rule = Rule(name, forward, fwd, bwd, _accepted(bwd), automatic_axes)
     spare = _spare(signature, fwd)
 
-    @functools.wraps(forward)
-    def op(*args: P.args, **kwargs: P.kwargs) -> R:
+    def run(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
             bound = signature.bind(*args, **kwargs)
         except TypeError as e:
@@ -114,7 +113,8 @@ def register(
         arguments = Arguments(signature, bound, static, left_out, free)
         return _call(rule, arguments)  # type: ignore[no-any-return]
 
-    op.__name__ = op.__qualname__ = name
+    op = Wrapper(forward, run)
+    op.__name__ = op.__qualname__ = name  # type: ignore[attr-defined]
     return op
 
 

@@ -10,6 +10,7 @@ from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import PartitionSpec as P
 
+import fnnet
 from fnnet.rules import plain
 from tests.rules.textbook import same
 from tests.rules.wrong import X, bits, left, shard_map, wrong, wrong_forward, wrong_registered
@@ -250,3 +251,39 @@ def test_rules_batched_as_a_whole():
         assert bits(jax.jit(plain(f))(X)) == bits(jax.jit(f)(X))
         got, want = (jax.jit(jax.grad(lambda x, f=f: f(x).sum()))(X) for f in (plain(f), honest))
         same(got, want)
+
+
+def test_constants_come_back_as_they_are():
+    """What does not depend on the arguments is what `f` returns, not a literal of a jaxpr."""
+
+    def f(x):
+        return x, np.arange(3), 2.0, 3, True, 1j, None, "a", jnp.float32(2), jnp.ones(2)
+
+    got, want = plain(f)(X), f(X)
+    for a, b in zip(got, want, strict=True):
+        assert type(a) is type(b)
+        assert np.all(a == b)
+    assert isinstance(plain(lambda x: jnp.zeros_like(x))(X), jax.Array)
+
+
+def test_a_solver_that_transposes_a_rule():
+    a = jnp.array([[3.0, 1.0], [1.0, 2.0]])
+
+    def solve(matvec):
+        return lambda b: jax.scipy.sparse.linalg.bicgstab(matvec, b)[0]
+
+    def product(x):
+        return fnnet.matmul(a, x)
+
+    b = jnp.array([1.0, 2.0])
+    with pytest.raises(NotImplementedError, match=r"plain: .* transposes .*plain\(g\)"):
+        plain(solve(product))(b)
+    assert jnp.allclose(solve(plain(product))(b), jnp.linalg.solve(a, b))
+
+
+def test_a_derivative_taken_inside_keeps_the_rule():
+    """As documented: plain has to be applied before the derivative is taken."""
+    wrong = jax.custom_vjp(lambda x: x * x)
+    wrong.defvjp(lambda x: (x * x, x), lambda x, g: (3 * x * g,))
+    assert plain(jax.grad(wrong))(2.0) == 6
+    assert jax.grad(plain(wrong))(2.0) == 4

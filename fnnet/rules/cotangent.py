@@ -4,13 +4,15 @@ Both keep one promise of arithmetic: a sum of float16 or bfloat16 products is ac
 and rounded once, at the end. A cotangent has the dtype of its primal, so the rounding is the last
 thing that happens to it (`like`).
 
-Where the result is as narrow as the operands, the product itself is asked for it: what a policy
-such as `jax.checkpoint_policies.dots_saveable` saves then is 16 bits wide, as with `jnp.matmul`.
+Where a forward pass wants a result as narrow as the operands, the product itself is asked for it
+(a backward pass's is asked for float32, and cast): what a policy such as
+`jax.checkpoint_policies.dots_saveable` saves then is 16 bits wide, as with `jnp.matmul`.
 GPUs and TPUs add up such products in float32 inside. XLA's CPU compiler does too, except where the
 first operand is summed over an axis that is not its last and the second has two more: an order of
 axes that `jax.vmap` brings about. There it adds up in bfloat16, or, asked for float32, has no
-kernel at all. So on a CPU the product takes another form (`_on_cpu`); each platform's compiler
-sees its own form alone.
+kernel at all. So on a CPU the operands are cast to float32 where the product is lowered, or, for
+a result in float32, kept in an order that is right. Each platform's compiler sees its own form
+alone.
 """
 
 from __future__ import annotations
@@ -96,7 +98,8 @@ def contract(
     if dtype is None:
         dtype = narrow if like is None else like.dtype
     wide = accumulator(*operands)
-    asked = narrow if dtype == narrow and _is_one_product(subscripts) else wide
+    is_saved = like is None and dtype == narrow and _is_one_product(subscripts)
+    asked = narrow if is_saved else wide
 
     def product(precision: Precision, *operands: jax.Array) -> jax.Array:
         # einsum itself adds up, in the wide dtype, along an axis that only one narrow operand has
@@ -112,29 +115,25 @@ def contract(
     if narrow == wide or len(operands) == 1:
         out = product(precision, *operands)
     else:
-        on_cpu = partial(_on_cpu, subscripts, product, precision)
+        on_cpu = partial(product, _WIDENED)
+        if asked == wide and _is_one_product(subscripts) and _sums_over_last_axis(subscripts):
+            on_cpu = partial(_narrow_on_cpu, partial(product, precision))
         out = jax.lax.platform_dependent(*operands, cpu=on_cpu, default=partial(product, precision))
     return out.astype(dtype)
 
 
-def _on_cpu(
-    subscripts: str,
-    product: Callable[..., jax.Array],
-    precision: Precision,
-    *operands: jax.Array,
+def _narrow_on_cpu(
+    product: Callable[..., jax.Array], first: jax.Array, second: jax.Array
 ) -> jax.Array:
-    """A product of narrow numbers as XLA's CPU compiler gets it right, whatever `vmap` adds to it.
+    """A wide product of narrow numbers as they are, which XLA's CPU compiler keeps right.
 
-    Either of the two operands may come to be mapped alone. If the sum is over the last axis of the
-    first, it stays so where mapped axes are in front, and the product may be of the narrow numbers
-    as they are. If it is not, they are cast to float32 where the product is lowered.
+    It spares copies in float32. Either operand may come to be mapped alone; what is summed over
+    stays the first one's last axis if mapped axes are in front.
     """
-    if not (_is_one_product(subscripts) and _sums_over_last_axis(subscripts)):
-        return product(_WIDENED, *operands)
     # a squeezed axis brings mapped ones to the front; the barrier keeps the compiler from reading
     # the operand in the order it had before
-    first, second = (jnp.squeeze(x[None], 0) for x in operands)
-    return product(precision, jax.lax.optimization_barrier(first), second)
+    first, second = (jnp.squeeze(x[None], 0) for x in (first, second))
+    return product(jax.lax.optimization_barrier(first), second)
 
 
 def _is_one_product(subscripts: str) -> bool:

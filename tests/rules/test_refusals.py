@@ -30,7 +30,6 @@ FORWARD_MODE = {
     "jacfwd": lambda f: jax.jacfwd(lambda x: f(x))(X),
     "jit of jacfwd": lambda f: jax.jit(jax.jacfwd(lambda x: f(x)))(X),
     "vmap of jvp": lambda f: jax.vmap(lambda x: jax.jvp(f, (x,), (x,)))(X),
-    "grad of jvp": lambda f: jax.grad(lambda x: jax.jvp(f, (x,), (x,))[1].sum())(X),
 }
 
 
@@ -74,9 +73,8 @@ def test_a_derivative_by_what_is_closed_over():
         )
         return times_s(2.0)
 
-    for gradient in (jax.grad(f), jax.jit(jax.grad(f))):
-        with pytest.raises(TypeError, match=r"by_s: .* a closed-over value \(`s`\)"):
-            gradient(3.0)
+    with pytest.raises(TypeError, match=r"by_s: .* a closed-over value \(`s`\)"):
+        jax.grad(f)(3.0)
     with pytest.raises(Exception, match="closed-over"):
         jax.grad(jax.jit(f))(3.0)
     assert jax.vmap(f)(jnp.arange(3.0)).tolist() == [0, 2, 4]

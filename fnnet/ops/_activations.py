@@ -7,14 +7,21 @@ Axes: all alike; the ops work on each element.
 Forward
     silu           y = x σ(x),    σ(x) = 1 / (1 + e⁻ˣ)
     gelu, exact    y = x Φ(x),    Φ(x) = ½ erfc(-x/√2), the normal distribution function
-    gelu, tanh     y = ½ x (1 + t),    t = tanh u,    u = √(2/π) (x + a x³),    a = 0.044715
+    gelu, tanh     y = ½ x (1 + tanh u) = x σ(z),    z = 2u = 2 √(2/π) (x + a x³),    a = 0.044715
+                   as ½ (1 + tanh u) = e^u / (e^u + e^-u) = σ(2u)
 
 Backward, with g = ∂L/∂y: the product rule, y' = x' · s(x) + x · s'(x) for y = x s(x)
     silu           σ' = σ (1 - σ), so       dx = g (σ + x σ (1 - σ))
     gelu, exact    Φ' = φ, the density φ(x) = e^(-x²/2) / √(2π), so
                                             dx = g (Φ + x φ)
-    gelu, tanh     t' = (1 - t²) u',  u' = √(2/π) (1 + 3 a x²), so
-                                            dx = g ½ (1 + t + x (1 - t²) u')
+    gelu, tanh     z' = 2 √(2/π) (1 + 3 a x²), so
+                                            dx = g (σ(z) + x z' σ(z) (1 - σ(z)))
+
+Digits, in the tails
+    1 + tanh u and, for z > 0, 1 - σ(z) cancel. σ(z) = 1 / (1 + e) does not, with e = e^-z, nor does
+    1 - σ(z) = e σ(z). Far to the left σ(z) is below the least number of its dtype where x σ(z) is
+    not yet: there σ(z) = e^z = e^(z+30) e^-30, and e^-30 comes last.
+    For |x| > 30, x³ need not be in range: z is held at its value there, where σ(z) is 0 or 1.
 
 Residuals
     x, the caller's array. Everything else is a function of it, recomputed by a few operations on
@@ -46,6 +53,13 @@ GeluResiduals: TypeAlias = tuple[jax.Array, Static]
 
 _A = 0.044715
 _ROOT = math.sqrt(2 / math.pi)
+
+# from here on σ(z) = e^z to all digits of float32 and float64, at z + 30 too; and no rounding changes
+# z + 30 there
+_FAR, _SHIFT = -80.0, 30.0
+
+# there, σ(2u) is 0 or 1 in float64 too
+_REACH = 30.0
 
 
 @compiled(approximate=flag('PyTorch\'s "tanh" is True, its "none" False'))
@@ -101,10 +115,7 @@ def silu(x: Float[ArrayLike, "..."]) -> Float[Array, "..."]:
 
 def _gelu_forward(x: jax.Array, *, approximate: bool = False) -> jax.Array:
     v = x.astype(accumulator(x))
-    if approximate:
-        y = 0.5 * v * (1 + jnp.tanh(_ROOT * (v + _A * v * v * v)))
-    else:
-        y = 0.5 * v * lax.erfc(-v * math.sqrt(0.5))
+    y = _gated(v, _argument(v)[0]) if approximate else _gated_normally(v)
     return y.astype(x.dtype)
 
 
@@ -116,13 +127,14 @@ def gelu_fwd(x: jax.Array, *, approximate: bool = False) -> tuple[jax.Array, Gel
 def gelu_bwd(res: GeluResiduals, g: jax.Array) -> tuple[jax.Array]:
     """residuals, CT y -> CT x."""
     x, approximate = res
+    if not approximate.value:
+        # else XLA stores what erfc has in common with the forward pass: two or three arrays
+        x = lax.optimization_barrier(x)
     v = x.astype(accumulator(x))
     if approximate.value:
-        t = jnp.tanh(_ROOT * (v + _A * v * v * v))
-        slope = 0.5 * (1 + t + v * (1 - t * t) * (_ROOT * (1 + 3 * _A * v * v)))
+        slope = _slope(*_argument(v))
     else:
-        density = jnp.exp(-0.5 * v * v) * (1 / math.sqrt(2 * math.pi))
-        slope = 0.5 * lax.erfc(-v * math.sqrt(0.5)) + v * density
+        slope = _normal(v) + v * (1 / math.sqrt(2 * math.pi)) * jnp.exp(-0.5 * v * v)
     return ((g.astype(v.dtype) * slope).astype(x.dtype),)
 
 
@@ -131,7 +143,7 @@ _gelu = register(_gelu_forward, gelu_fwd, gelu_bwd, name="gelu")
 
 def _silu_forward(x: jax.Array) -> jax.Array:
     v = x.astype(accumulator(x))
-    return (v * lax.logistic(v)).astype(x.dtype)
+    return _gated(v, v).astype(x.dtype)
 
 
 def silu_fwd(x: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -143,8 +155,52 @@ def silu_bwd(res: jax.Array, g: jax.Array) -> tuple[jax.Array]:
     """residual, CT y -> CT x."""
     x = res
     v = x.astype(accumulator(x))
-    s = lax.logistic(v)
-    return ((g.astype(v.dtype) * (s + v * s * (1 - s))).astype(x.dtype),)
+    return ((g.astype(v.dtype) * _slope(v, v)).astype(x.dtype),)
 
 
 _silu = register(_silu_forward, silu_fwd, silu_bwd, name="silu")
+
+
+def _logistic(z: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """far, and e with σ(z) = 1 / (1 + e) or, where far, e^-30 times that."""
+    far = z < _FAR
+    return far, jnp.exp(-jnp.where(far, z + _SHIFT, z))
+
+
+def _normal(v: jax.Array) -> jax.Array:
+    """Φ(v)."""
+    return 0.5 * lax.erfc(-v * math.sqrt(0.5))
+
+
+def _gated_normally(v: jax.Array) -> jax.Array:
+    """v Φ(v)."""
+    # The choice changes no value: Φ is 0 there. As the last step it keeps XLA for CPU from pulling
+    # the product into a sum that may follow, whose factors it would store one by one.
+    return jnp.where(v < -40, 0.0 * v, v * _normal(v))
+
+
+def _small(far: jax.Array, y: jax.Array) -> jax.Array:
+    """Y, times e^-30 where far; a choice is last, for XLA: see `_gated_normally`."""
+    return jnp.where(far, y * math.exp(-_SHIFT), y)
+
+
+def _gated(v: jax.Array, z: jax.Array) -> jax.Array:
+    """v σ(z)."""
+    far, e = _logistic(z)
+    return _small(far, v / (1 + e))
+
+
+def _slope(z: jax.Array, vdz: jax.Array) -> jax.Array:
+    """σ(z) + v dz/dv σ(z) σ(-z), the derivative of v σ(z)."""
+    far, e = _logistic(z)
+    s = 1 / (1 + e)
+    # 1 - s has no digits left where s is nearly 1, and e s none where e is large
+    rest = jnp.where(z < 0, 1 - s, jnp.where(z < 0, jnp.ones((), z.dtype), e) * s)
+    return _small(far, s + (vdz * s) * rest)
+
+
+def _argument(v: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """z = 2u, and v dz/dv; where σ(z) is 0 or 1 to all digits, z no longer grows."""
+    w = jnp.clip(v, -_REACH, _REACH)
+    a = _A * w * w
+    return 2 * _ROOT * w * (1 + a), 2 * _ROOT * w * (1 + 3 * a)

@@ -22,11 +22,25 @@ Backward, with g_pi = ∂L/∂y_pi
         dx_k = dc_k - (1/d) Σ_i dc_i = r (h_k - (1/d) Σ_i h_i - u_k (1/d) Σ_i h_i u_i)
     as Σ_i u_i = 0.
 
+Range and digits, for each sample by itself (p left out)
+    The squares of large numbers overflow, those of small ones vanish; and rounding leaves Σ_i c_i
+    at some units of the last place of x, where a row may vary by no more. So
+        s = 2^-e ≈ 1 / max |x|        a power of two: multiplying by it rounds nothing
+        m = mean of x s               n = mean of x s - m        what rounding left of the mean
+        c s = x s - m - n             v = mean of (c s)²         now from 0 to 4
+    n is cut to half its digits, which is still far below the last place of x s: where a row is
+    constant, x s - m has as few, so that c is exactly 0. Then r² = 1 / (v / s² + ε) or
+        r = t q,    u = (c t) q,    q = (v (t/s)² + ε t²)^(-1/2)
+    for any t; it is s, or 1 in rows so small that ε alone counts, where ε s² would overflow (or
+    that are constant, where it may vanish). In the last formulas m and n too are in the unit t.
+    s and n are constants to derivatives: no value depends on s, and n is 0 but for rounding.
+    A row without deviation has u = 0; with ε = 0 it is 0/0, NaN. Sums run in float32 for float16
+    and bfloat16; of float16 no square leaves its range, and s = 1.
+
 Residuals
-    x and scale, the caller's arrays. The two numbers a sample (its mean and r) are computed again:
-    two short sums, where autodiff keeps whole arrays such as c, c², u. Keeping y instead of x
-    fails: y cannot be undone where scale is 0, and near it loses all digits.
-    Sums run in float32 for float16 and bfloat16.
+    x and scale, the caller's arrays, and t, q, m, n: four numbers a sample, two in rms_norm; by
+    name "fnnet.layer_norm.t" and so on. Autodiff keeps whole arrays such as c, c², u. Keeping y
+    instead of x fails: y cannot be undone where scale is 0, and near it loses all digits.
 
 References
     J. L. Ba, J. R. Kiros, G. E. Hinton, Layer normalization, arXiv:1607.06450.
@@ -35,21 +49,23 @@ References
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
+from jax.ad_checkpoint import checkpoint_name
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from fnnet.ops._checks import floats
 from fnnet.ops._compiled import compiled
 from fnnet.ops._options import Number, number
-from fnnet.rules import Like, Static, accumulator, register, sum_to
+from fnnet.rules import Like, accumulator, register, sum_to
 
-LayerNormResiduals: TypeAlias = tuple[jax.Array, jax.Array | None, Like | None, Static]
-RmsNormResiduals: TypeAlias = tuple[jax.Array, jax.Array | None, Static]
+LayerNormResiduals: TypeAlias = tuple[jax.Array, jax.Array | None, Like | None, "_Rows"]
+RmsNormResiduals: TypeAlias = tuple[jax.Array, jax.Array | None, "_Rows"]
 
 
 @compiled(eps=number(0.0))
@@ -118,18 +134,86 @@ def rms_norm(
     return _rms_norm(*arrays, eps=eps)
 
 
-def _normalised(x: jax.Array, eps: Number, *, centred: bool) -> tuple[jax.Array, jax.Array]:
-    """u and r, in the accumulator's dtype."""
+class _Rows(NamedTuple):
+    """Numbers of each sample, (..., 1), in the accumulator's dtype; m and n of layer_norm alone."""
+
+    t: jax.Array
+    q: jax.Array
+    m: jax.Array | None = None
+    n: jax.Array | None = None
+
+    def normalised(self, x: jax.Array) -> jax.Array:
+        """u."""
+        c = x.astype(self.t.dtype) * self.t
+        if self.m is not None and self.n is not None:
+            c = (c - self.m) - self.n
+        return c * self.q
+
+    def named(self, op: str) -> _Rows:
+        """The same as residuals with names, for `jax.checkpoint` policies."""
+        named: Any = {
+            name: None if v is None else checkpoint_name(v, f"fnnet.{op}.{name}")
+            for name, v in self._asdict().items()
+        }
+        return _Rows(**named)
+
+
+def _rows(x: jax.Array, eps: Number, *, centred: bool) -> _Rows:
     c = x.astype(accumulator(x))
+    limits = np.finfo(c.dtype)
+    e = jnp.asarray(eps, c.dtype)
+    s = _unit(c, spare=x.dtype == jnp.float16)
+    c = c * s
+    m = n = None
     if centred:
-        c = c - jnp.mean(c, -1, keepdims=True)
-    r = lax.rsqrt(jnp.mean(c * c, -1, keepdims=True) + eps)
-    return c * r, r
+        m = jnp.mean(c, -1, keepdims=True)
+        c = c - m
+        rest = lax.stop_gradient(jnp.mean(c, -1, keepdims=True))
+        n = lax.reduce_precision(rest, limits.nexp, limits.nmant // 2)
+        c = c - n
+    v = jnp.mean(c * c, -1, keepdims=True)
+    one = jnp.ones((), c.dtype)
+    own = lax.stop_gradient(v) > limits.eps * limits.eps * e * s * s
+    t, k = jnp.where(own, s, one), jnp.where(own, one, one / s)  # s and 1/s are powers of two
+    q = lax.rsqrt(v * k * k + e * t * t)
+    return _Rows(t, q) if m is None or n is None else _Rows(t, q, m * k, n * k)
+
+
+def _unit(w: jax.Array, *, spare: bool) -> jax.Array:
+    """s; 1 where the accumulator's range is so wide that no square leaves it."""
+    if spare:
+        return jnp.ones((), w.dtype)
+    limits = np.finfo(w.dtype)
+    most = jnp.max(jnp.abs(lax.stop_gradient(w)), -1, keepdims=True, initial=0)
+    most = jnp.clip(most, limits.tiny, limits.max / 4)
+    return 1 / lax.reduce_precision(most, limits.nexp, 0)  # rounded to a power of two
 
 
 def _row(p: jax.Array, like: jax.Array) -> jax.Array:
     """A parameter (d,) as one row for each sample of `like`, in its dtype."""
     return jnp.broadcast_to(p.astype(like.dtype), like.shape)
+
+
+def _scaled(
+    u: jax.Array, scale: jax.Array | None, shift: jax.Array | None, like: jax.Array
+) -> jax.Array:
+    """y, in the dtype of `like`."""
+    y = u if scale is None else u * _row(scale, u)
+    return (y if shift is None else y + _row(shift, y)).astype(like.dtype)
+
+
+def _unnormalised(
+    rows: _Rows, u: jax.Array, scale: jax.Array | None, g: jax.Array
+) -> tuple[jax.Array, jax.Array | None]:
+    """CT (c t) and CT scale."""
+    d, gu = u.shape[-1], g * u
+    if scale is None:
+        h, hu = g, gu / d
+    else:
+        # divided before they are added up: XLA for CPU then stores none of these arrays
+        h, hu = g * _row(scale, g), gu * _row(scale.astype(g.dtype) / d, g)
+    dc = rows.q * h - u * (rows.q * jnp.sum(hu, -1, keepdims=True))
+    return dc, None if scale is None else sum_to(gu, scale)
 
 
 def _layer_norm_forward(
@@ -139,12 +223,8 @@ def _layer_norm_forward(
     *,
     eps: Number = 1e-5,
 ) -> jax.Array:
-    y, _ = _normalised(x, eps, centred=True)
-    if scale is not None:
-        y = y * _row(scale, y)
-    if shift is not None:
-        y = y + _row(shift, y)
-    return y.astype(x.dtype)
+    rows = _rows(x, eps, centred=True)
+    return _scaled(rows.normalised(x), scale, shift, x)
 
 
 def layer_norm_fwd(
@@ -155,21 +235,20 @@ def layer_norm_fwd(
     eps: Number = 1e-5,
 ) -> tuple[jax.Array, LayerNormResiduals]:
     """x, scale, shift -> y, residuals."""
-    y = _layer_norm_forward(x, scale, shift, eps=eps)
-    return y, (x, scale, None if shift is None else Like.of(shift), Static(eps))
+    rows = _rows(x, eps, centred=True).named("layer_norm")
+    y = _scaled(rows.normalised(x), scale, shift, x)
+    return y, (x, scale, None if shift is None else Like.of(shift), rows)
 
 
 def layer_norm_bwd(
     res: LayerNormResiduals, g: jax.Array
 ) -> tuple[jax.Array, jax.Array | None, jax.Array | None]:
     """residuals, CT y -> CT x, CT scale, CT shift."""
-    x, scale, shift, eps = res
-    u, r = _normalised(x, eps.value, centred=True)
+    x, scale, shift, rows = res
+    u = rows.normalised(x)
     g = g.astype(u.dtype)
-    h = g if scale is None else g * _row(scale, g)
-    mean_h, mean_hu = jnp.mean(h, -1, keepdims=True), jnp.mean(h * u, -1, keepdims=True)
-    dx = (r * (h - mean_h - u * mean_hu)).astype(x.dtype)
-    dscale = None if scale is None else sum_to(g * u, scale)
+    dc, dscale = _unnormalised(rows, u, scale, g)
+    dx = ((dc - jnp.mean(dc, -1, keepdims=True)) * rows.t).astype(x.dtype)
     return dx, dscale, None if shift is None else sum_to(g, shift)
 
 
@@ -179,25 +258,23 @@ _layer_norm = register(_layer_norm_forward, layer_norm_fwd, layer_norm_bwd, name
 def _rms_norm_forward(
     x: jax.Array, scale: jax.Array | None = None, *, eps: Number = 1e-6
 ) -> jax.Array:
-    y, _ = _normalised(x, eps, centred=False)
-    return (y if scale is None else y * _row(scale, y)).astype(x.dtype)
+    return _scaled(_rows(x, eps, centred=False).normalised(x), scale, None, x)
 
 
 def rms_norm_fwd(
     x: jax.Array, scale: jax.Array | None = None, *, eps: Number = 1e-6
 ) -> tuple[jax.Array, RmsNormResiduals]:
     """x, scale -> y, residuals."""
-    return _rms_norm_forward(x, scale, eps=eps), (x, scale, Static(eps))
+    rows = _rows(x, eps, centred=False).named("rms_norm")
+    return _scaled(rows.normalised(x), scale, None, x), (x, scale, rows)
 
 
 def rms_norm_bwd(res: RmsNormResiduals, g: jax.Array) -> tuple[jax.Array, jax.Array | None]:
     """residuals, CT y -> CT x, CT scale."""
-    x, scale, eps = res
-    u, r = _normalised(x, eps.value, centred=False)
-    g = g.astype(u.dtype)
-    h = g if scale is None else g * _row(scale, g)
-    dx = (r * (h - u * jnp.mean(h * u, -1, keepdims=True))).astype(x.dtype)
-    return dx, None if scale is None else sum_to(g * u, scale)
+    x, scale, rows = res
+    u = rows.normalised(x)
+    dc, dscale = _unnormalised(rows, u, scale, g.astype(u.dtype))
+    return (dc * rows.t).astype(x.dtype), dscale
 
 
 _rms_norm = register(_rms_norm_forward, rms_norm_fwd, rms_norm_bwd, name="rms_norm")

@@ -54,8 +54,7 @@ GeluResiduals: TypeAlias = tuple[jax.Array, Static]
 _A = 0.044715
 _ROOT = math.sqrt(2 / math.pi)
 
-# from here on σ(z) = e^z to all digits of float32 and float64, at z + 30 too; and no rounding changes
-# z + 30 there
+# below, σ(z) = e^z to all digits of float32 and float64, at z + 30 too; no rounding changes z + 30
 _FAR, _SHIFT = -80.0, 30.0
 
 # there, σ(2u) is 0 or 1 in float64 too

@@ -26,10 +26,13 @@ Backward, with g_t = ∂L/∂h_t; all products are unit by unit, t and p left ou
         dx_tpi = Σ_k da_tpk wx_ik            db_k = Σ_tp da_tpk
 
 Residuals
-    x, h0, wx, wh: the caller's arrays; h: the result; r, z, n, u^n. The last four could be
+    x, h0, wx, wh: the caller's arrays; h: the result; r, z, n, u^n; by name "fnnet.gru.h" and so
+    on ("fnnet.gru.u" the last). The last four could be
     computed again from h, by two more products of all steps (a and u), at a fifth more time.
     Autodiff keeps more than ten arrays of all steps.
-    float16 and bfloat16 are added up in float32; the states are rounded in each step.
+    float16 and bfloat16 are added up in float32; the states are rounded in each step. For float16
+    the gates are kept in float32: in second derivatives their cotangents, which go on to be
+    multiplied by σ' and tanh', can be larger than a float16.
 
 References
     K. Cho et al., Learning phrase representations using RNN encoder-decoder, arXiv:1406.1078; here
@@ -39,11 +42,12 @@ References
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.ad_checkpoint import checkpoint_name
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
@@ -52,10 +56,18 @@ from fnnet.ops._compiled import compiled
 from fnnet.ops._options import PRECISION
 from fnnet.rules import Like, Precision, Static, accumulator, contract, register, spread, sum_to
 
-Gates: TypeAlias = tuple[jax.Array, jax.Array, jax.Array, jax.Array]
 Residuals: TypeAlias = tuple[
-    jax.Array, jax.Array, jax.Array, jax.Array, Like, jax.Array, Gates, Static
+    jax.Array, jax.Array, jax.Array, jax.Array, Like, jax.Array, "Gates", Static
 ]
+
+
+class Gates(NamedTuple):
+    """r, z, n and u^n."""
+
+    r: jax.Array
+    z: jax.Array
+    n: jax.Array
+    u: jax.Array
 
 
 @compiled(precision=PRECISION)
@@ -103,6 +115,7 @@ def _states(
 ) -> tuple[jax.Array, Gates]:
     """h, and r, z, n, u^n, after each step."""
     dtype, wide = jnp.result_type(x, h0, wx, wh, b), accumulator(x, h0, wx, wh, b)
+    kept = wide if dtype == jnp.float16 else dtype
     a = contract("t...i,ik->t...k", x, wx, dtype=wide, precision=precision)
     a = (a + jnp.broadcast_to(b.astype(wide), a.shape)).astype(dtype)
 
@@ -113,7 +126,7 @@ def _states(
         r, z = jax.nn.sigmoid(ar + ur), jax.nn.sigmoid(az + uz)
         n = jnp.tanh(an + r * un)
         h = ((1 - z) * n + z * h.astype(wide)).astype(dtype)
-        return h, (h, (r.astype(dtype), z.astype(dtype), n.astype(dtype), un.astype(dtype)))
+        return h, (h, Gates(*(v.astype(kept) for v in (r, z, n, un))))
 
     states: tuple[jax.Array, Gates] = lax.scan(step, spread(h0.astype(dtype), a, wh), a)[1]
     return states
@@ -142,6 +155,9 @@ def gru_fwd(
 ) -> tuple[jax.Array, Residuals]:
     """x, h0, wx, wh, b -> h, residuals."""
     h, gates = _states(x, h0, wx, wh, b, precision)
+    h = checkpoint_name(h, "fnnet.gru.h")
+    r, z, n, un = (checkpoint_name(v, f"fnnet.gru.{k}") for k, v in gates._asdict().items())
+    gates = Gates(r, z, n, un)
     return h, (x, h0, wx, wh, Like.of(b), h, gates, Static(precision))
 
 

@@ -22,8 +22,11 @@ Backward, with g_tpk = ∂L/∂h_tpk
     Autodiff adds a dwh up in every step instead: T small products, and T sums of n_h² numbers.
 
 Residuals
-    x, h0, wx, wh: the caller's arrays. h: the result, which gives tanh' without a. Nothing more.
-    float16 and bfloat16 are added up in float32; the states are rounded in each step.
+    x, h0, wx, wh: the caller's arrays. h: the result, which gives tanh' without a, by name
+    "fnnet.rnn.h" (see `jax.checkpoint_policies`). Nothing more.
+    float16 and bfloat16 are added up in float32; the states are rounded in each step. For float16 h
+    is kept in float32, as it was before: in second derivatives its cotangent, which goes on to be
+    multiplied by 1 - h², can be larger than a float16.
 
 References
     J. L. Elman, Finding structure in time, Cognitive Science 14 (1990).
@@ -39,6 +42,7 @@ from typing import TypeAlias
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.ad_checkpoint import checkpoint_name
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
@@ -89,6 +93,24 @@ def rnn(
     return _rnn(*arrays, precision=precision)
 
 
+def _states(
+    x: jax.Array, h0: jax.Array, wx: jax.Array, wh: jax.Array, b: jax.Array, precision: Precision
+) -> tuple[jax.Array, jax.Array]:
+    """h, and h before it was rounded."""
+    dtype, wide = jnp.result_type(x, h0, wx, wh, b), accumulator(x, h0, wx, wh, b)
+    a = contract("t...i,ik->t...k", x, wx, dtype=wide, precision=precision)
+    a = (a + jnp.broadcast_to(b.astype(wide), a.shape)).astype(dtype)
+
+    def step(h: jax.Array, a: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+        u = contract("...j,jk->...k", h, wh, dtype=wide, precision=precision)
+        exact = jnp.tanh(a.astype(wide) + u)
+        h = exact.astype(dtype)
+        return h, (h, exact)
+
+    states: tuple[jax.Array, jax.Array] = lax.scan(step, spread(h0.astype(dtype), a, wh), a)[1]
+    return states
+
+
 def _forward(
     x: jax.Array,
     h0: jax.Array,
@@ -98,16 +120,7 @@ def _forward(
     *,
     precision: Precision = None,
 ) -> jax.Array:
-    dtype, wide = jnp.result_type(x, h0, wx, wh, b), accumulator(x, h0, wx, wh, b)
-    a = contract("t...i,ik->t...k", x, wx, dtype=wide, precision=precision)
-    a = (a + jnp.broadcast_to(b.astype(wide), a.shape)).astype(dtype)
-
-    def step(h: jax.Array, a: jax.Array) -> tuple[jax.Array, jax.Array]:
-        u = contract("...j,jk->...k", h, wh, dtype=wide, precision=precision)
-        h = jnp.tanh(a.astype(wide) + u).astype(dtype)
-        return h, h
-
-    return lax.scan(step, spread(h0.astype(dtype), a, wh), a)[1]
+    return _states(x, h0, wx, wh, b, precision)[0]
 
 
 def rnn_fwd(
@@ -120,8 +133,12 @@ def rnn_fwd(
     precision: Precision = None,
 ) -> tuple[jax.Array, Residuals]:
     """x, h0, wx, wh, b -> h, residuals."""
-    h = _forward(x, h0, wx, wh, b, precision=precision)
-    return h, (x, h0, wx, wh, Like.of(b), h, Static(precision))
+    h, exact = _states(x, h0, wx, wh, b, precision)
+    if h.dtype == jnp.float16:
+        kept = checkpoint_name(exact, "fnnet.rnn.h")
+    else:  # one and the same array, which the next layer may keep too
+        h = kept = checkpoint_name(h, "fnnet.rnn.h")
+    return h, (x, h0, wx, wh, Like.of(b), kept, Static(precision))
 
 
 def rnn_bwd(
@@ -139,7 +156,7 @@ def rnn_bwd(
 
     start = spread(jnp.zeros(h0.shape, wide), g, h, wh)
     e0, da = lax.scan(step, start, (g, h), reverse=True)
-    before = jnp.concatenate([h0[None].astype(h.dtype), h])[:-1]
+    before = jnp.concatenate([h0[None].astype(g.dtype), h.astype(g.dtype)])[:-1]
     dx = contract("t...k,ik->t...i", da, wx, like=x, precision=precision)
     dwx = contract("t...i,t...k->ik", x, da, like=wx, precision=precision)
     dwh = contract("t...j,t...k->jk", before, da, like=wh, precision=precision)

@@ -21,8 +21,8 @@ Backward, with g = ∂L/∂n
     all derivatives, but nothing in them is of a size that n, squared, would not fit.
 
 Residuals
-    x, the caller's array, and n, one number a norm: sign and quotient are both needed entry by
-    entry. For p = 1 not even n; for p = inf n says which entries count.
+    x, the caller's array, and n, one number a norm, by name "fnnet.norm.n": sign and quotient are
+    both needed entry by entry. For p = 1 not even n; for p = inf n says which entries count.
 
 Range
     Σ x² leaves the range of float32 from |x| of 1e19 on, and loses digits below 1e-15: then, and
@@ -43,6 +43,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.ad_checkpoint import checkpoint_name
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
@@ -127,6 +128,7 @@ def norm_fwd(
     """x -> n, residuals."""
     p = _order(ord)
     out, n = _pass(x, p, axis, keepdims)
+    n = checkpoint_name(n, "fnnet.norm.n")
     return out, (x, None if p == 1 else n, Static((p, _axes(x, axis), keepdims)))
 
 
@@ -136,7 +138,7 @@ def norm_bwd(res: Residuals, g: jax.Array) -> tuple[jax.Array]:
     p, axes, keepdims = static.value
     w = x.astype(accumulator(x))
     g = (g if keepdims else jnp.expand_dims(g, axes)).astype(w.dtype)
-    return ((g * _slope(w, n, p, axes)).astype(x.dtype),)
+    return ((_slope(w, n, p, axes) * g).astype(x.dtype),)
 
 
 _norm = register(

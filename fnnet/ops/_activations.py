@@ -18,9 +18,9 @@ Backward, with g = ∂L/∂y: the product rule, y' = x' · s(x) + x · s'(x) for
                                             dx = g (σ(z) + x z' σ(z) (1 - σ(z)))
 
 Digits, in the tails
-    1 + tanh u and, for z > 0, 1 - σ(z) cancel. σ(z) = 1 / (1 + e) does not, with e = e^-z, nor does
-    1 - σ(z) = e σ(z). Far to the left σ(z) is below the least number of its dtype where x σ(z) is
-    not yet: there σ(z) = e^z = e^(z+30) e^-30, and e^-30 comes last.
+    1 + tanh u and, for z > 0, 1 - σ(z) cancel; σ(z) does not, nor does σ(-z) = 1 - σ(z). Far to the
+    left σ(z) is below the least number of its dtype where x σ(z) is not yet: there σ(z) = e^z =
+    e^(z+30) e^-30, and e^-30 comes last.
     For |x| > 30, x³ need not be in range: z is held at its value there, where σ(z) is 0 or 1.
 
 Residuals
@@ -161,9 +161,9 @@ _silu = register(_silu_forward, silu_fwd, silu_bwd, name="silu")
 
 
 def _logistic(z: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """far, and e with σ(z) = 1 / (1 + e) or, where far, e^-30 times that."""
+    """far, and σ(z) or, where far, e^30 times that."""
     far = z < _FAR
-    return far, jnp.exp(-jnp.where(far, z + _SHIFT, z))
+    return far, lax.logistic(jnp.where(far, z + _SHIFT, z))
 
 
 def _normal(v: jax.Array) -> jax.Array:
@@ -185,17 +185,14 @@ def _small(far: jax.Array, y: jax.Array) -> jax.Array:
 
 def _gated(v: jax.Array, z: jax.Array) -> jax.Array:
     """v σ(z)."""
-    far, e = _logistic(z)
-    return _small(far, v / (1 + e))
+    far, s = _logistic(z)
+    return _small(far, v * s)
 
 
 def _slope(z: jax.Array, vdz: jax.Array) -> jax.Array:
     """σ(z) + v dz/dv σ(z) σ(-z), the derivative of v σ(z)."""
-    far, e = _logistic(z)
-    s = 1 / (1 + e)
-    # 1 - s has no digits left where s is nearly 1, and e s none where e is large
-    rest = jnp.where(z < 0, 1 - s, jnp.where(z < 0, jnp.ones((), z.dtype), e) * s)
-    return _small(far, s + (vdz * s) * rest)
+    far, s = _logistic(z)
+    return _small(far, s + (vdz * s) * lax.logistic(-z))
 
 
 def _argument(v: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -49,13 +49,14 @@ def test_digits_in_both_tails(op, dtype):
     value, slope = exact(op, np.asarray(x, np.float64))
     least, u = float(jnp.finfo(dtype).tiny), float(jnp.finfo(dtype).eps)
     allowed = max(2e-5, 2 * u)
-    for got, want in (
-        (op(x), value),
-        (jax.vmap(jax.grad(op))(x), slope),
-        (jax.vmap(jax.grad(plain(op)))(x), slope),
+    for got, want, lost in (
+        (op(x), value, least),
+        (jax.vmap(jax.grad(op))(x), slope, least),
+        # autodiff multiplies the small factors with each other first
+        (jax.vmap(jax.grad(plain(op)))(x), slope, 100 * least if dtype != "float16" else least),
     ):
         got = np.asarray(got, np.float64)
-        assert (np.abs(got - want) <= allowed * np.abs(want) + least).all(), got - want
+        assert (np.abs(got - want) <= allowed * np.abs(want) + lost).all(), got - want
 
 
 def test_the_slope_of_the_tanh_form_far_out():

@@ -10,6 +10,7 @@ from jax.sharding import PartitionSpec as P
 import fnnet
 from fnnet import attention, gru, rnn
 from tests.compare import assert_close, loss_of
+from tests.ops.test_memory import stored
 from tests.rows.sequences import _attention as plain_attention
 
 ALL = (0, 1, 2)
@@ -167,3 +168,45 @@ def test_the_result_is_sharded_as_the_first_argument():
     h0 = jax.device_put(jnp.ones((2, 5)), NamedSharding(mesh, P("d")))
     w = [jax.device_put(jnp.ones(s), NamedSharding(mesh, P())) for s in ((4, 5), (5, 5), (5,))]
     assert jax.typeof(jax.jit(rnn)(x, h0, *w)).sharding.spec == P(None, "d", None)
+
+
+@pytest.mark.parametrize(
+    ("op", "gates", "sizes"), [(rnn, 1, (9, 25, 30, 10)), (gru, 3, (3, 8, 30, 10))]
+)
+def test_second_derivatives_in_float16(op, gates, sizes):
+    """Cotangents of states pass 65504 on their way to a unit whose slope is 0, and inf 0 is NaN."""
+    large_w, large_x, large_g, large_t = sizes
+
+    def hessian_product(args, g, tangents):
+        def gradient(args):
+            return jax.grad(lambda args: jnp.sum(op(*args) * g))(args)
+
+        return jax.vjp(gradient, args)[1](tangents)[0]
+
+    product, seen = jax.jit(hessian_product), 0
+    for seed in range(12):
+        ks = jax.random.split(jax.random.key(seed), 11)
+        shapes = [(5, 4, 3), (4, 6), (3, gates * 6), (6, gates * 6), (gates * 6,)]
+        large = (large_x, 1, large_w, large_w, 1)
+        args, tangents = (
+            tuple(
+                (jax.random.normal(k, s, "float32") * c).astype("float16")
+                for k, s, c in zip(keys, shapes, by, strict=True)
+            )
+            for keys, by in ((ks[:5], large), (ks[5:10], (large_t,) * 5))
+        )
+        g = (jax.random.normal(ks[10], (5, 4, 6), "float32") * large_g).astype("float16")
+        wide = jax.tree.map(lambda a: a.astype("float32"), (args, g, tangents))
+        want = product(*wide)
+        if max(float(jnp.abs(w).max()) for w in want) < 1e4:
+            seen += 1
+            assert all(jnp.isfinite(h).all() for h in product(args, g, tangents))
+    assert seen >= 3
+
+
+def test_residuals_by_name():
+    shapes = [(5, 4, 3), (4, 6), (3, 18), (6, 18), (18,)]
+    args = [jnp.ones(s) for s in shapes]
+    policy = jax.checkpoint_policies.save_only_these_names(*(f"fnnet.gru.{k}" for k in "hrznu"))
+    saved = stored(jax.checkpoint(gru, policy=policy), *args)
+    assert saved == stored(gru, *args) == 5 * 5 * 4 * 6 * 8

@@ -74,9 +74,13 @@ def test_no_less_exact_than_jax_nn(op):
     u = float(jnp.finfo("float32").eps)
     for of, want in zip((lambda f: f, lambda f: jax.vmap(jax.grad(f))), wants, strict=True):
         ours, theirs = (np.abs(np.asarray(of(f)(x), np.float64) - want) for f in (op, peer))
-        # within every unit of x; where both are within rounding there is nothing to choose
-        for a, b, w in zip(*(np.split(v[1:], 40) for v in (ours, theirs, want)), strict=True):
-            assert a.max() <= max(b.max(), 2 * u * np.abs(w).max())
+        # within every unit of x; where both are within rounding there is nothing to choose. Left of
+        # 0 the slope has a zero, as the difference of two terms of up to 0.3
+        for at, a, b, w in zip(
+            *(np.split(np.asarray(v)[1:], 40) for v in (x, ours, theirs, want)), strict=True
+        ):
+            size = max(np.abs(w).max(), 0.3 if -4 <= at[0] <= 0 else 0)
+            assert a.max() <= max(b.max(), 2 * u * size)
 
 
 def test_second_derivatives_at_0():

@@ -40,25 +40,34 @@ References
 from __future__ import annotations
 
 import math
-from typing import Any, TypeAlias
+from functools import partial
+from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
-from jax import lax
+from jax.ad_checkpoint import checkpoint_name
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
-from fnnet.ops._checks import describe, floats
+from fnnet.ops._attention_shapes import require_attention
+from fnnet.ops._checks import floats
 from fnnet.ops._compiled import compiled
-from fnnet.ops._options import FLAG, PRECISION, number, whole_number
-from fnnet.ops._tiles import Blocks, Carry, Options, added, by_position, part
-from fnnet.rules import Precision, Static, register
-
-BLOCK = 256  # positions; a block of weights is BLOCK x BLOCK for each head
-
-Residuals: TypeAlias = tuple[
-    jax.Array, jax.Array, jax.Array, jax.Array | None, jax.Array, jax.Array, Static
-]
+from fnnet.ops._hidden import finite, of_others
+from fnnet.ops._options import FLAG, PRECISION, Number, number, whole_number
+from fnnet.ops._rounding import rounded, rounded_off, shift
+from fnnet.ops._tiles import (
+    Blocks,
+    Carry,
+    Options,
+    Start,
+    added,
+    as_one,
+    by_head,
+    by_position,
+    part,
+    where,
+)
+from fnnet.rules import Precision, Static, accumulator, register
 
 
 @compiled(
@@ -68,33 +77,36 @@ Residuals: TypeAlias = tuple[
     precision=PRECISION,
 )
 def attention(
-    q: Float[ArrayLike, "n t heads d"],
-    k: Float[ArrayLike, "n s kv_heads d"],
-    v: Float[ArrayLike, "n s kv_heads e"],
+    q: Float[ArrayLike, "*batch t heads d"],
+    k: Float[ArrayLike, "*batch s kv_heads d"],
+    v: Float[ArrayLike, "*batch s kv_heads e"],
     *,
     causal: bool = False,
-    mask: Bool[ArrayLike, "#n #heads #t #s"] | None = None,
-    scale: float | None = None,
+    mask: Bool[ArrayLike, "..."] | None = None,
+    scale: Float[ArrayLike, ""] | float | None = None,
     block: int | None = None,
     precision: Precision = None,
-) -> Float[Array, "n t heads e"]:
+) -> Float[Array, "*batch t heads e"]:
     """Each query's mean of the values, weighted by ``softmax(scale * q @ k)``.
 
     Args:
-        q: queries, shape (n, t, heads, d), real floating point.
-        k: keys, shape (n, s, kv_heads, d). heads is a multiple of kv_heads: query head h looks at
+        q: queries, shape (..., t, heads, d), real floating point. Leading axes are batch axes.
+        k: keys, shape (..., s, kv_heads, d). heads is a multiple of kv_heads: query head h looks at
             key head h // (heads / kv_heads).
-        v: values, shape (n, s, kv_heads, e).
+        v: values, shape (..., s, kv_heads, e).
         causal: whether query i sees the keys 0..i only (counted from the first of each).
         mask: true where a query may look at a key; boolean, of a shape that broadcasts to
-            (n, heads, t, s), with four axes. It is never broadcast in memory.
-        scale: of the logits; 1/√d by default.
-        block: how many queries and keys are taken at a time; 256 by default. The result is the same
-            but for rounding, scratch memory grows with its square.
+            (..., heads, t, s), with as many axes or fewer. It is never broadcast in memory. What is
+            hidden, by it or causally, leaves no trace in the result or a gradient, not even as NaN.
+        scale: of the logits; 1/√d by default. An array of no axes has a derivative: a learned
+            temperature.
+        block: how many queries and keys are taken at a time at most; 256 by default. The result is
+            the same but for rounding, scratch memory grows with its square.
         precision: of the products, as in `jnp.einsum`, forward and backward alike.
 
     Returns:
-        Shape (n, t, heads, e). A query that may look nowhere gives zeros, and has no gradient.
+        Shape (..., t, heads, e). A query that may look nowhere gives zeros, and has no gradient.
+        One that sees numbers so large that all its logits overflow to -inf gives NaN.
 
     Raises:
         TypeError: for arrays that are not of real floating point dtype, or a mask that is not
@@ -104,68 +116,112 @@ def attention(
     Example:
         >>> import jax.numpy as jnp
         >>> from fnnet import attention
-        >>> q, v = jnp.zeros((1, 2, 1, 1)), jnp.array([2.0, 4.0]).reshape(1, 2, 1, 1)
+        >>> q, v = jnp.zeros((2, 1, 1)), jnp.array([2.0, 4.0]).reshape(2, 1, 1)
         >>> attention(q, q, v, causal=True).ravel().tolist()
         [2.0, 3.0]
     """
     queries, keys, values = floats("attention", q=q, k=k, v=v)
-    _require(queries, keys, values, mask)
+    require_attention(queries, keys, values, mask)
     shown = None if mask is None else jnp.asarray(mask)
-    alpha = 1 / math.sqrt(max(queries.shape[-1], 1)) if scale is None else scale
-    options = Options(causal, alpha, BLOCK if block is None else block, precision)
-    return _attention(queries, keys, values, shown, options=Static(options))
+    options, learned = _options(queries, causal, scale, block, precision)
+    return _attention(queries, keys, values, shown, learned, options=options)
+
+
+class Mean(NamedTuple):
+    """The result, and what of it the backward pass needs beside the arguments."""
+
+    o: jax.Array  # (..., t, H, e), in the dtype of the arguments
+    rest: jax.Array | None  # what rounding took from o, where it took something
+    m: jax.Array  # (..., K, G, t, 1), as is S
+    total: jax.Array
+
+
+Residuals: TypeAlias = tuple[
+    jax.Array, jax.Array, jax.Array, jax.Array | None, jax.Array | None, Mean, Static
+]
 
 
 def _mean(
-    q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array | None, options: Options
-) -> tuple[jax.Array, jax.Array]:
-    """o (n, t, H, e) and l (n, K, G, t + padding, 1)."""
-    blocks = Blocks(q, k, v, mask, options)
-    tb = blocks.tiles.tb
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    mask: jax.Array | None,
+    scale: jax.Array | None,
+    options: Options,
+) -> Mean:
+    dtype = jnp.result_type(q, k, v)
+    if _is_empty(q, k):
+        none = jnp.zeros((*q.shape[:-3], 0, 0, 0, 1), accumulator(q, k, v))
+        return Mean(jnp.zeros((*q.shape[:-1], v.shape[-1]), dtype), None, none, none)
+    blocks = Blocks(q, k, v, mask, scale, options)
 
-    def step(state: Carry, i: jax.Array, j: jax.Array) -> Carry:
-        m, total, o = (part(x, i, tb) for x in state)
+    def meet(i: Start, j: Start, m: jax.Array | None = None) -> tuple[jax.Array, ...]:
+        """m with what a pair of blocks adds to it, and the block's S and O."""
         z, *_ = blocks.logits(i, j)
-        m_new = jnp.maximum(m, jnp.max(z, -1, keepdims=True))
-        shift = jnp.where(m_new == -jnp.inf, jnp.zeros_like(m_new), m_new)  # nothing seen so far
-        p, rescale = jnp.exp(z - shift), jnp.exp(m - shift)
-        v = part(blocks.v, j, blocks.tiles.sb)
-        new = (
-            m_new,
-            total * rescale + jnp.sum(p, -1, keepdims=True),
-            o * rescale + blocks.product("nkgts,nkse->nkgte", p.astype(v.dtype), v),
-        )
-        pasted = (
-            lax.dynamic_update_slice_in_dim(x, y, i, x.ndim - 2)
-            for x, y in zip(state, new, strict=True)
-        )
-        return tuple(pasted)
+        there = jnp.max(z, -1, keepdims=True)
+        m = there if m is None else jnp.maximum(m, there)
+        vj = blocks.factor(part(blocks.v, j, blocks.tiles.sb))
+        p = rounded(jnp.exp(z - shift(m)), v.dtype)
+        o = blocks.product("...rs,...se->...re", p.astype(v.dtype), vj)
+        return m, jnp.sum(p, -1, keepdims=True), o
 
-    rows = blocks.q.shape[:-1]
-    start = (
-        jnp.full((*rows, 1), -jnp.inf, blocks.wide),
-        jnp.zeros((*rows, 1), blocks.wide),
-        jnp.zeros((*rows, v.shape[-1]), blocks.wide),
-    )
-    m, total, o = blocks.tiles.each(step, start, q, k, v, mask)
-    nothing = total == 0
-    total = jnp.where(nothing, jnp.ones_like(total), total)
-    l = jnp.where(nothing, jnp.zeros_like(m), m) + jnp.log(total)
-    o = by_position((o / total)[..., : q.shape[1], :])
-    return o.astype(jnp.result_type(q, k, v)), l
+    def step(state: Carry, i: Start, j: Start) -> Carry:
+        m_old, total, o = (blocks.of_block(x, i) for x in state)
+        m, total_more, o_more = meet(i, j, m_old)
+        rescale = jnp.exp(m_old - shift(m))
+        new = (m, total * rescale + total_more, o * rescale + o_more)
+        return tuple(blocks.put(x, i, y) for x, y in zip(state, new, strict=True))
+
+    if blocks.tiles.is_one:
+        m, total, o = (blocks.put(x, 0, x) for x in meet(0, 0))
+    else:
+        rows = blocks.q.shape[:-1]
+        start = (
+            jnp.full((*rows, 1), -jnp.inf, blocks.wide),
+            jnp.zeros((*rows, 1), blocks.wide),
+            jnp.zeros((*rows, v.shape[-1]), blocks.wide),
+        )
+        state = blocks.tiles.each(step, start, q, k, v, mask, scale)
+        m, total, o = (x[..., : q.shape[-3], :] for x in state)
+    seen = blocks.seen_at_all()
+    if seen is not None:  # of a query that may look nowhere o is 0 / 1
+        total = where(jnp.any(seen, -1, keepdims=True), total, 1)
+    o = o / total
+    if blocks.hides:
+        o = o + of_others(by_head(v, 1), seen, n=q.shape[-3], queries=False)
+    o = by_position(o)
+    rest = None if blocks.tiles.columns == 1 else rounded_off(o, dtype)
+    return Mean(o.astype(dtype), rest, shift(m), total)
 
 
 def _forward(
-    q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array | None, *, options: Static
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    mask: jax.Array | None,
+    scale: jax.Array | None,
+    *,
+    options: Static,
 ) -> jax.Array:
-    return _mean(q, k, v, mask, options.value)[0]
+    return _mean(q, k, v, mask, scale, options.value).o
 
 
 def _fwd(
-    q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array | None, *, options: Static
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    mask: jax.Array | None,
+    scale: jax.Array | None,
+    *,
+    options: Static,
 ) -> tuple[jax.Array, Residuals]:
-    o, l = _mean(q, k, v, mask, options.value)
-    return o, (q, k, v, mask, o, l, options)
+    mean = as_one(partial(_mean, options=options.value))(q, k, v, mask, scale)
+    o, rest, m, total = jax.tree.map(
+        lambda x, name: checkpoint_name(x, f"fnnet.attention.{name}"),
+        mean,
+        Mean("o", None if mean.rest is None else "o", "l", "l"),
+    )
+    return o, (q, k, v, mask, scale, Mean(o, rest, m, total), options)
 
 
 def attention_fwd(
@@ -175,80 +231,100 @@ def attention_fwd(
     *,
     causal: bool = False,
     mask: jax.Array | None = None,
-    scale: float | None = None,
+    scale: Number | None = None,
     block: int | None = None,
     precision: Precision = None,
 ) -> tuple[jax.Array, Residuals]:
     """q, k, v -> o, residuals."""
-    alpha = 1 / math.sqrt(max(q.shape[-1], 1)) if scale is None else float(scale)
-    options = Options(bool(causal), alpha, BLOCK if block is None else int(block), precision)
-    return _fwd(q, k, v, mask, options=Static(options))
+    options, learned = _options(q, causal, scale, block, precision)
+    return _fwd(q, k, v, mask, learned, options=options)
 
 
-def attention_bwd(res: Residuals, g: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array, None]:
-    """residuals, CT o -> CT q, CT k, CT v, and None for the mask."""
-    q, k, v, mask, o, l, static = res
-    blocks = Blocks(q, k, v, mask, static.value)
-    tb, sb, alpha = blocks.tiles.tb, blocks.tiles.sb, static.value.scale
-    d = jnp.sum(g.astype(blocks.wide) * o.astype(blocks.wide), -1, keepdims=True)
-    g, d = blocks.queries(g), blocks.queries(d)
+def attention_bwd(
+    res: Residuals, g: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array, None, jax.Array | None]:
+    """residuals, CT o -> CT q, CT k, CT v, None for the mask, CT scale where it is an array."""
+    q, k, v, mask, scale, mean, static = res
+    if _is_empty(q, k):
+        zero = None if scale is None else jnp.zeros_like(scale)
+        return jnp.zeros_like(q), jnp.zeros_like(k), jnp.zeros_like(v), None, zero
+    blocks = Blocks(q, k, v, mask, scale, static.value)
+    t, s, wide = q.shape[-3], k.shape[-3], blocks.wide
+    one_column = blocks.tiles.columns == 1
 
-    def step(sums: Carry, i: jax.Array, j: jax.Array) -> Carry:
+    over, d = 1 / mean.total, jnp.zeros_like(mean.total)
+    like, g = g, by_head(g, blocks.groups)
+    if not one_column:
+        o = (
+            mean.o.astype(wide)
+            if mean.rest is None
+            else mean.o.astype(wide) + mean.rest.astype(wide)
+        )
+        d = jnp.sum(g.astype(wide) * by_head(o, blocks.groups), -1, keepdims=True)
+    if blocks.hides:
+        # factors are made finite: what of a query is not must be seen in its g and its D
+        right = (over > 0) & (over < jnp.inf)
+        g, over = where(right, g, jnp.nan), finite(over)
+        if one_column:
+            seen = of_others(by_head(v, 1), blocks.seen_at_all(), n=t, queries=False)
+            right = jnp.all((seen == 0) & jnp.isfinite(g), -1, keepdims=True)
+        d = where(right, d, jnp.nan)
+    else:
+        over = where(over > 0, over, jnp.nan)  # z = inf was seen
+    given = g
+    if blocks.is_wide:  # p / S g is p g / S: of one number a query and feature, not a key
+        g, d = g * over, d * over
+    m, over, g, d = map(blocks.rows, (mean.m, over, g, d))
+
+    def step(sums: Carry, i: Start, j: Start) -> Carry:
         dq, dk, dv = sums
-        z, q, k = blocks.logits(i, j)
-        p = jnp.exp(z - part(l, i, tb))
-        gi, v = part(g, i, tb), part(blocks.v, j, sb)
-        dp = blocks.product("nkgte,nkse->nkgts", gi, v)
-        dz = (p * (dp - part(d, i, tb)) * alpha).astype(q.dtype)
+        z, seen, qi, kj = blocks.logits(i, j)
+        mi, over_i, gi, di = (blocks.of_block(x, i) for x in (m, over, g, d))
+        vj = part(blocks.v, j, blocks.tiles.sb)
+        gi, vj, qi, kj = map(blocks.factor, (gi, vj, qi, kj))
+        p = rounded(jnp.exp(z - mi), v.dtype)
+        p = p if blocks.is_wide else p * over_i
+        dp = blocks.product("...re,...se->...rs", gi, vj)
+        if one_column:
+            sum_i = jnp.sum(p * dp, -1, keepdims=True)
+            di = di + (sum_i * over_i if blocks.is_wide else sum_i)
+        dz = where(seen, p * (dp - di), 0)
+        dqi = blocks.of_block(dq, i) + blocks.product("...rs,...sd->...rd", dz, kj)
         return (
-            added(dq, i, blocks.product("nkgts,nksd->nkgtd", dz, k)),
-            added(dk, j, blocks.product("nkgts,nkgtd->nksd", dz, q)),
-            added(dv, j, blocks.product("nkgts,nkgte->nkse", p.astype(g.dtype), gi)),
+            blocks.put(dq, i, dqi),
+            added(dk, j, blocks.product("...rs,...rd->...sd", dz, qi)),
+            added(dv, j, blocks.product("...rs,...re->...se", p.astype(g.dtype), gi)),
         )
 
-    start = tuple(jnp.zeros_like(x, dtype=blocks.wide) for x in (blocks.q, blocks.k, blocks.v))
-    dq, dk, dv = blocks.tiles.each(step, start, q, k, v, mask, g)
-    dq = by_position(dq[..., : q.shape[1], :]).astype(q.dtype)
-    dk = by_position(dk[:, :, None, : k.shape[1]]).astype(k.dtype)
-    dv = by_position(dv[:, :, None, : v.shape[1]]).astype(v.dtype)
-    return dq, dk, dv, None
+    start = tuple(jnp.zeros_like(x, dtype=wide) for x in (blocks.q, blocks.k, blocks.v))
+    dq, dk, dv = blocks.tiles.each(step, start, q, k, v, mask, scale, like)
+    dq, dk, dv = dq[..., :t, :], dk[..., :s, :], dv[..., :s, :]
+    if blocks.hides:
+        others = of_others(given, blocks.seen_at_all(), n=s, queries=True)
+        dv = dv + jnp.sum(others, -3).astype(wide)
+    dscale = None
+    if scale is not None:
+        queries = by_head(blocks.factor(q), blocks.groups)
+        dscale = jnp.sum(queries.astype(wide) * dq).astype(scale.dtype)
+    dq = by_position(dq * blocks.scale)
+    dk = dk if blocks.is_wide else dk * blocks.scale
+    dk, dv = jnp.moveaxis(dk, -3, -2), jnp.moveaxis(dv, -3, -2)
+    return dq.astype(q.dtype), dk.astype(k.dtype), dv.astype(v.dtype), None, dscale
 
 
 _attention = register(_forward, _fwd, attention_bwd, name="attention", automatic_axes=True)
 
 
-def _require(q: Any, k: Any, v: Any, mask: Any) -> None:
-    shapes = {"q": jnp.shape(q), "k": jnp.shape(k), "v": jnp.shape(v)}
-    for name, shape in shapes.items():
-        if len(shape) != 4:
-            raise ValueError(
-                f"attention: {name} must have shape (batch, time, head, feature); got shape {shape}"
-            )
-    (n, t, heads, d), (_, s, kv_heads, _) = shapes["q"], shapes["k"]
-    if shapes["k"] != (n, s, kv_heads, d):
-        raise ValueError(
-            f"attention: k must have q's batch size {n} and q's number of features {d}; got q of "
-            f"shape {shapes['q']} and k of shape {shapes['k']}"
-        )
-    if shapes["v"][:3] != (n, s, kv_heads):
-        raise ValueError(
-            f"attention: v must have one value for each key, shape {(n, s, kv_heads)} and "
-            f"features; got v of shape {shapes['v']} with k of shape {shapes['k']}"
-        )
-    if (kv_heads == 0 and heads) or (kv_heads and heads % kv_heads):
-        raise ValueError(
-            f"attention: the heads of q, {heads}, must be a multiple of those of k and v, "
-            f"{kv_heads}. The axes are (batch, time, head, feature)"
-        )
-    if mask is not None:
-        whole = (n, heads, t, s)
-        if not hasattr(mask, "dtype") or mask.dtype != bool:
-            raise TypeError(
-                f"attention: mask must be boolean, true where a query may look; got "
-                f"{describe(mask)}. Of numbers to be added to the logits, compare them: mask > -inf"
-            )
-        if mask.ndim != 4 or any(m not in (1, w) for m, w in zip(mask.shape, whole, strict=True)):
-            raise ValueError(
-                f"attention: mask must have four axes that broadcast to (batch, head, query, key) "
-                f"= {whole}; got shape {mask.shape}. Give missing axes the size 1: mask[None, None]"
-            )
+def _options(
+    q: jax.Array, causal: bool, scale: Number | None, block: int | None, precision: Precision
+) -> tuple[Static, jax.Array | None]:
+    """The options, and the scale if it is an array: that one has a derivative."""
+    if isinstance(scale, jax.Array):
+        return Static(Options(causal, None, block, precision)), scale
+    number = 1 / math.sqrt(max(q.shape[-1], 1)) if scale is None else float(scale)
+    return Static(Options(causal, number, block, precision)), None
+
+
+def _is_empty(q: jax.Array, k: jax.Array) -> bool:
+    """Whether there are no heads, no queries or no keys."""
+    return 0 in (*q.shape[-3:-1], *k.shape[-3:-1])

@@ -1,0 +1,37 @@
+"""Digits that must not be lost, and infinities that must not meet, in sums of exponentials."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+
+def shift(m: jax.Array) -> jax.Array:
+    """What is taken from z before it is raised to a power: m, the largest z, or 0 if not finite.
+
+    Then what is hidden, z = -inf, has the weight e^-inf = 0 everywhere: where nothing is seen
+    (m = -inf) and where something that is seen is NaN.
+    """
+    return jnp.where(jnp.isfinite(m), m, jnp.zeros_like(m))
+
+
+def rounded(p: jax.Array, dtype: Any) -> jax.Array:
+    """`p` with as many digits as `dtype` has, in its own dtype.
+
+    As a factor of a product a weight is rounded. The sum it is divided by, and the derivative,
+    must be those of the same weights: then the weights add up to 1, and their dz to 0.
+    """
+    digits = jnp.finfo(dtype).nmant
+    return p if digits >= jnp.finfo(p.dtype).nmant else lax.reduce_precision(p, 8, digits)
+
+
+def rounded_off(o: jax.Array, dtype: Any) -> jax.Array | None:
+    """What rounding to `dtype` takes from `o`, itself rounded; None where it takes nothing."""
+    if o.dtype == dtype:
+        return None
+    # a conversion there and back XLA may leave out; this it may not
+    kind = jnp.finfo(dtype)
+    return (o - lax.reduce_precision(o, kind.nexp, kind.nmant)).astype(dtype)

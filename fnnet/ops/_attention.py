@@ -1,33 +1,41 @@
 """Scaled dot-product attention, without ever holding the matrix of all weights.
 
-    attention : q (n, t, H, d), k (n, s, K, d), v (n, s, K, e) -> o (n, t, H, e)
+    attention : q (..., t, H, d), k (..., s, K, d), v (..., s, K, e) -> o (..., t, H, e)
 
-Axes: n of the batch; t of queries, s of keys and values (positions); H heads of queries, K of keys,
-each K serving G = H / K of them (grouped heads); d, e of features. Below n and the head are left
-out: i is a query, j a key.
+Axes: leading ones of the batch; t of queries, s of keys and values (positions); H heads of queries,
+K of keys, each K serving G = H / K of them (grouped heads); d, e of features. Below the batch and
+the head are left out: i is a query, j a key.
 
 Forward, with α the scale and M_ij true where query i may look at key j
     z_ij = α Σ_d q_id k_jd                       over the j with M_ij alone
-    l_i  = log Σ_j e^(z_ij)                      p_ij = e^(z_ij - l_i)
+    m_i  = max_j z_ij        S_i = Σ_j e^(z_ij - m_i)        p_ij = e^(z_ij - m_i) / S_i
     o_ie = Σ_j p_ij v_je
     A query that may look nowhere has the empty sum o_i = 0.
     Key blocks are taken one after the other. With m_i the largest z_ij so far, S_i the sum of the
     e^(z_ij - m_i) and O_i that of the e^(z_ij - m_i) v_j, a further block that raises m_i to m'_i
-    rescales what there is by e^(m_i - m'_i) and adds its own. In the end o = O / S, l = m + log S.
+    rescales what there is by e^(m_i - m'_i) and adds its own. In the end o = O / S.
 
 Backward, with g_ie = ∂L/∂o_ie
     dv_je = Σ_i p_ij g_ie                        dp_ij = Σ_e g_ie v_je
-    By the rule of softmax, dz_ij = p_ij (dp_ij - Σ_j' p_ij' dp_ij'), and that sum needs no p:
-        Σ_j p_ij dp_ij = Σ_e g_ie Σ_j p_ij v_je = Σ_e g_ie o_ie =: D_i
-    so  dz_ij = p_ij (dp_ij - D_i)
-        dq_id = α Σ_j dz_ij k_jd                 dk_jd = α Σ_i dz_ij q_id
+    By the rule of softmax, dz_ij = p_ij (dp_ij - D_i) with D_i = Σ_j p_ij dp_ij. That sum is taken
+    as it stands where one block holds all keys of a query. Else it is needed before it can be, and
+    needs no p:
+        D_i = Σ_e g_ie Σ_j p_ij v_je = Σ_e g_ie o_ie
+    so  dq_id = α Σ_j dz_ij k_jd                 dk_jd = α Σ_i dz_ij q_id
+        dα    = Σ_ij dz_ij Σ_d q_id k_jd = Σ_id q_id Σ_j dz_ij k_jd,    dq without its α
     A key serves all queries and the G heads of its group: the sums over i run over those too.
+    Where p meets g it may be S that moves: Σ_i p_ij g_i is Σ_i e^(z_ij - m_i) (g_i / S_i).
 
 Residuals
-    q, k, v and the mask: the caller's arrays; o: the result; l: one number a query. z and p, of
-    t s numbers a head, are computed again, block by block, as p = e^(z - l).
-    Sums, z and p in float32 for float16 and bfloat16; p and dz are rounded to the inputs' dtype as
-    factors of the products, as in the references.
+    q, k, v, the mask and α: the caller's arrays; m and S: two numbers a query (their sum
+    l = m + log S, one number, would lose the digits of log S where m is large). z and p, of t s
+    numbers a head, are computed again, block by block. If there are several blocks of keys, o too,
+    for D: the result, and what rounding took from it (D is a difference's second term: in
+    bfloat16 the rounded o would leave dz few digits). Named "fnnet.attention.l" and
+    "fnnet.attention.o", for policies of `jax.checkpoint`; no policy saves z (`as_one`).
+    Sums, z, p and dz in float32 for float16 and bfloat16; as factors of the products with v and g
+    weights are rounded to the inputs' dtype, and S and D are sums of the rounded ones (`rounded`).
+    What is hidden leaves no trace, be it NaN: see _hidden.py.
 
 References
     A. Vaswani et al., Attention is all you need, arXiv:1706.03762.
@@ -83,7 +91,7 @@ def attention(
     *,
     causal: bool = False,
     mask: Bool[ArrayLike, "..."] | None = None,
-    scale: Float[ArrayLike, ""] | float | None = None,
+    scale: Number | None = None,
     block: int | None = None,
     precision: Precision = None,
 ) -> Float[Array, "*batch t heads e"]:
@@ -188,7 +196,8 @@ def _mean(
         total = where(jnp.any(seen, -1, keepdims=True), total, 1)
     o = o / total
     if blocks.hides:
-        o = o + of_others(by_head(v, 1), seen, n=q.shape[-3], queries=False)
+        others = of_others(by_head(v, 1), seen, n=q.shape[-3], queries=False)
+        o = o + others.astype(o.dtype)
     o = by_position(o)
     rest = None if blocks.tiles.columns == 1 else rounded_off(o, dtype)
     return Mean(o.astype(dtype), rest, shift(m), total)
@@ -216,11 +225,11 @@ def _fwd(
     options: Static,
 ) -> tuple[jax.Array, Residuals]:
     mean = as_one(partial(_mean, options=options.value))(q, k, v, mask, scale)
-    o, rest, m, total = jax.tree.map(
-        lambda x, name: checkpoint_name(x, f"fnnet.attention.{name}"),
-        mean,
-        Mean("o", None if mean.rest is None else "o", "l", "l"),
+    o, m, total = (
+        checkpoint_name(x, f"fnnet.attention.{name}")
+        for x, name in ((mean.o, "o"), (mean.m, "l"), (mean.total, "l"))
     )
+    rest = None if mean.rest is None else checkpoint_name(mean.rest, "fnnet.attention.o")
     return o, (q, k, v, mask, scale, Mean(o, rest, m, total), options)
 
 
@@ -266,8 +275,8 @@ def attention_bwd(
         right = (over > 0) & (over < jnp.inf)
         g, over = where(right, g, jnp.nan), finite(over)
         if one_column:
-            seen = of_others(by_head(v, 1), blocks.seen_at_all(), n=t, queries=False)
-            right = jnp.all((seen == 0) & jnp.isfinite(g), -1, keepdims=True)
+            others = of_others(by_head(v, 1), blocks.seen_at_all(), n=t, queries=False)
+            right = jnp.all((others == 0) & jnp.isfinite(g), -1, keepdims=True)
         d = where(right, d, jnp.nan)
     else:
         over = where(over > 0, over, jnp.nan)  # z = inf was seen

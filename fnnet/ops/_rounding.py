@@ -24,8 +24,8 @@ def rounded(p: jax.Array, dtype: Any) -> jax.Array:
     As a factor of a product a weight is rounded. The sum it is divided by, and the derivative,
     must be those of the same weights: then the weights add up to 1, and their dz to 0.
     """
-    digits = jnp.finfo(dtype).nmant
-    return p if digits >= jnp.finfo(p.dtype).nmant else lax.reduce_precision(p, 8, digits)
+    digits = _kind(dtype).nmant
+    return p if digits >= _kind(p.dtype).nmant else lax.reduce_precision(p, 8, digits)
 
 
 def rounded_off(o: jax.Array, dtype: Any) -> jax.Array | None:
@@ -33,5 +33,9 @@ def rounded_off(o: jax.Array, dtype: Any) -> jax.Array | None:
     if o.dtype == dtype:
         return None
     # a conversion there and back XLA may leave out; this it may not
-    kind = jnp.finfo(dtype)
+    kind = _kind(dtype)
     return (o - lax.reduce_precision(o, kind.nexp, kind.nmant)).astype(dtype)
+
+
+def _kind(dtype: Any) -> Any:
+    return jnp.finfo(dtype)  # type: ignore[no-untyped-call]

@@ -152,7 +152,8 @@ class Blocks:
         self._kv_heads, self.groups = k.shape[-2], q.shape[-2] // k.shape[-2]
         self.wide = accumulator(q, k, v)
         self.is_wide = all(x.dtype == self.wide for x in (q, k, v))
-        self.scale: Any = options.scale if scale is None else in_dtype(scale, self.wide)
+        factor: Any = options.scale if scale is None else in_dtype(scale, self.wide)
+        self.scale = factor
         self.hides = options.causal or mask is not None
         self.q = self.rows(by_head(q * self.scale if self.is_wide else q, self.groups))
         self.k, self.v = (padded(jnp.moveaxis(x, -2, -3), self.tiles.whole_s, -2) for x in (k, v))
@@ -230,7 +231,9 @@ class Blocks:
         return finite(x) if self.hides else x
 
     def product(self, subscripts: str, *operands: jax.Array) -> jax.Array:
-        """Summed in the wide dtype."""
+        """Summed in the wide dtype, in which dz, not rounded, is multiplied too."""
+        if len({x.dtype for x in operands}) > 1:
+            operands = tuple(x.astype(self.wide) for x in operands)
         return contract(subscripts, *operands, dtype=self.wide, precision=self._precision)
 
 

@@ -208,15 +208,15 @@ WRONG = {
         ValueError,
         r"gru: wx must have shape \(n_in, 3 n_h\) = \(3, 12\)",
     ),
-    "attention: three axes": (
-        lambda: attention(F((7, 2, 3)), F((7, 2, 3)), F((7, 2, 3))),
+    "attention: two axes": (
+        lambda: attention(F((7, 3)), F((7, 3)), F((7, 3))),
         ValueError,
-        r"attention: q must have shape \(batch, time, head, feature\); got shape \(7, 2, 3\)",
+        r"attention: q must have shape \(..., time, head, feature\); got shape \(7, 3\).*, None\]",
     ),
     "attention: features": (
         lambda: attention(F((1, 7, 2, 3)), F((1, 7, 2, 4)), F((1, 7, 2, 4))),
         ValueError,
-        r"attention: k must have q's batch size 1 and q's number of features 3",
+        r"attention: k must have q's batch axes \(1,\) and q's number of features 3",
     ),
     "attention: values": (
         lambda: attention(F((1, 7, 2, 3)), F((1, 7, 2, 3)), F((1, 6, 2, 3))),
@@ -233,10 +233,10 @@ WRONG = {
         TypeError,
         r"attention: mask must be boolean.*mask > -inf",
     ),
-    "attention: mask of two axes": (
-        lambda: attention(*[F((1, 7, 2, 3))] * 3, mask=F((7, 7), bool)),
+    "attention: mask of keys": (
+        lambda: attention(*[F((5, 7, 2, 3))] * 3, mask=F((5, 7), bool)),
         ValueError,
-        r"attention: mask must have four axes.*= \(1, 2, 7, 7\); got shape \(7, 7\)",
+        r"attention: mask must broadcast to .*= \(5, 2, 7, 7\).*got shape \(5, 7\).*None, None\]",
     ),
     "attention: block": (
         lambda: attention(*[F((1, 7, 2, 3))] * 3, block=0),

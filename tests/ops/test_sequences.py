@@ -84,8 +84,8 @@ def test_the_weights_are_never_held():
     for causal in (False, True):
         assert temp(attention, causal=causal) <= temp(plain_attention, causal=causal) / 6
     stored = fnnet.memory.residuals(attention, shape, shape, shape)
-    # o, and one number for each query
-    assert stored.stored == (64 + 1) * 4 * 2048 * 4
+    # o, and two numbers for each query
+    assert stored.stored == (64 + 2) * 4 * 2048 * 4
 
 
 def test_grouped_heads_are_repeated_keys():

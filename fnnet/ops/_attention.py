@@ -30,8 +30,8 @@ Residuals
     q, k, v, the mask and α: the caller's arrays; m and S: two numbers a query (their sum
     l = m + log S, one number, would lose the digits of log S where m is large). z and p, of t s
     numbers a head, are computed again, block by block. If there are several blocks of keys, o too,
-    for D: the result, and what rounding took from it (D is a difference's second term: in
-    bfloat16 the rounded o would leave dz few digits). Named "fnnet.attention.l" and
+    for D, in float32 (D is a difference's second term: the o that is rounded to bfloat16 would
+    leave dz few digits). Named "fnnet.attention.l" and
     "fnnet.attention.o", for policies of `jax.checkpoint`; no policy saves z (`as_one`).
     Sums, z, p and dz in float32 for float16 and bfloat16; as factors of the products with v and g
     weights are rounded to the inputs' dtype, and S and D are sums of the rounded ones (`rounded`).
@@ -62,7 +62,7 @@ from fnnet.ops._checks import floats
 from fnnet.ops._compiled import compiled
 from fnnet.ops._hidden import finite, of_others
 from fnnet.ops._options import FLAG, PRECISION, Number, number, whole_number
-from fnnet.ops._rounding import rounded, rounded_off, shift
+from fnnet.ops._rounding import rounded, shift
 from fnnet.ops._tiles import (
     Blocks,
     Carry,
@@ -139,7 +139,7 @@ class Mean(NamedTuple):
     """The result, and what of it the backward pass needs beside the arguments."""
 
     o: jax.Array  # (..., t, H, e), in the dtype of the arguments
-    rest: jax.Array | None  # what rounding took from o, where it took something
+    exact: jax.Array | None  # o before it was rounded, where D needs it and it was
     m: jax.Array  # (..., K, G, t, 1), as is S
     total: jax.Array
 
@@ -199,8 +199,8 @@ def _mean(
         others = of_others(by_head(v, 1), seen, n=q.shape[-3], queries=False)
         o = o + others.astype(o.dtype)
     o = by_position(o)
-    rest = None if blocks.tiles.columns == 1 else rounded_off(o, dtype)
-    return Mean(o.astype(dtype), rest, shift(m), total)
+    exact = None if blocks.tiles.columns == 1 or o.dtype == dtype else o
+    return Mean(o.astype(dtype), exact, shift(m), total)
 
 
 def _forward(
@@ -229,8 +229,8 @@ def _fwd(
         checkpoint_name(x, f"fnnet.attention.{name}")
         for x, name in ((mean.o, "o"), (mean.m, "l"), (mean.total, "l"))
     )
-    rest = None if mean.rest is None else checkpoint_name(mean.rest, "fnnet.attention.o")
-    return o, (q, k, v, mask, scale, Mean(o, rest, m, total), options)
+    exact = None if mean.exact is None else checkpoint_name(mean.exact, "fnnet.attention.o")
+    return o, (q, k, v, mask, scale, Mean(o, exact, m, total), options)
 
 
 def attention_fwd(
@@ -264,11 +264,7 @@ def attention_bwd(
     over, d = 1 / mean.total, jnp.zeros_like(mean.total)
     like, g = g, by_head(g, blocks.groups)
     if not one_column:
-        o = (
-            mean.o.astype(wide)
-            if mean.rest is None
-            else mean.o.astype(wide) + mean.rest.astype(wide)
-        )
+        o = mean.o if mean.exact is None else mean.exact
         d = jnp.sum(g.astype(wide) * by_head(o, blocks.groups), -1, keepdims=True)
     if blocks.hides:
         # factors are made finite: what of a query is not must be seen in its g and its D

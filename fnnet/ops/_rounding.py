@@ -28,14 +28,5 @@ def rounded(p: jax.Array, dtype: Any) -> jax.Array:
     return p if digits >= _kind(p.dtype).nmant else lax.reduce_precision(p, 8, digits)
 
 
-def rounded_off(o: jax.Array, dtype: Any) -> jax.Array | None:
-    """What rounding to `dtype` takes from `o`, itself rounded; None where it takes nothing."""
-    if o.dtype == dtype:
-        return None
-    # a conversion there and back XLA may leave out; this it may not
-    kind = _kind(dtype)
-    return (o - lax.reduce_precision(o, kind.nexp, kind.nmant)).astype(dtype)
-
-
 def _kind(dtype: Any) -> Any:
     return jnp.finfo(dtype)  # type: ignore[no-untyped-call]

@@ -303,4 +303,4 @@ def as_one(f: Callable[..., T]) -> Callable[..., T]:
     """
     whole = jax.custom_jvp(f)
     whole.defjvp(lambda primals, tangents: jax.jvp(f, primals, tangents))
-    return whole
+    return jax.jit(whole)  # as an equation, which JAX may trace again

@@ -24,6 +24,7 @@ from fnnet.ops._sample_losses import (
     counting,
     exponentials_of_others,
     of_class,
+    shares_of_others,
 )
 from fnnet.rules import Precision, accumulator, contract, spread
 
@@ -165,20 +166,28 @@ class Problem(NamedTuple):
         slope: jax.Array | None,
         a: jax.Array,
         of: OfClass,
+        *,
+        divided: bool = False,
     ) -> jax.Array:
         """The cotangent of x w + b, rounded as a factor of products."""
-        da = cotangent_of_class(others, at_label, a, of, self.w.shape[1], self.settings.loss)
+        c, options = self.w.shape[1], self.settings.loss
+        da = cotangent_of_class(others, at_label, a, of, c, options, divided=divided)
         return (da if slope is None else da * slope).astype(self.dtype)
 
     def _seen(
         self, z: jax.Array, m: jax.Array, labels: jax.Array, classes: jax.Array
-    ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-        """R, its terms, z_y and Σ (m - z) of some classes; `m` as a column."""
-        at_label = _hot(labels, classes)
-        chosen = jnp.sum(jnp.where(at_label, z, jnp.zeros((), z.dtype)), -1)
-        rest, others = exponentials_of_others(z, m, at_label)
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """R, z_y and Σ (m - z) of some classes."""
         smoothed = not absent(self.settings.loss.smoothing)
-        return rest, others, chosen, -jnp.sum(z - m, -1) if smoothed else jnp.zeros_like(rest)
+
+        def sums(z: jax.Array, m: jax.Array, labels: jax.Array) -> tuple[jax.Array, ...]:
+            at_label = _hot(labels, classes)
+            chosen = jnp.sum(jnp.where(at_label, z, jnp.zeros((), z.dtype)), -1)
+            rest, _ = exponentials_of_others(z, m[:, None], at_label)
+            gaps = -jnp.sum(z - m[:, None], -1) if smoothed else jnp.zeros_like(rest)
+            return rest, chosen, gaps
+
+        return _by_rows(sums, z, m, labels)  # type: ignore[return-value]
 
     def _each(
         self,
@@ -199,7 +208,7 @@ class Problem(NamedTuple):
             z, _ = self._logits(self.x, w, b)
             m_new = jnp.maximum(m, jnp.max(z, -1))
             top = _finite(m_new)
-            more, _, at_label, below = self._seen(z, top[:, None], self.labels, classes)
+            more, at_label, below = self._seen(z, top, self.labels, classes)
             # the classes before are now seen from a higher maximum
             rise = top - jnp.where(m == -jnp.inf, top, m)
             gaps = gaps + classes[0].astype(m.dtype) * rise + below
@@ -239,12 +248,13 @@ class Problem(NamedTuple):
             x, labels, a = chunk
             z, slope = self._logits(x, used, self.b)
             m = _finite(jnp.max(z, -1, initial=-jnp.inf))
-            rest, others, chosen, gaps = self._seen(z, m[:, None], labels, classes)
+            rest, chosen, gaps = self._seen(z, m, labels, classes)
             e, of = self._each(m, rest, chosen, gaps, labels)
             if a is None:
                 return sums, (e, of, None)
             dw, db = sums
-            da = self._da(others, _hot(labels, classes), slope, a, of)
+            at_label = _hot(labels, classes)
+            da = self._da(shares_of_others(z, of, at_label), at_label, slope, a, of, divided=True)
             dx = self._product("pk,ik->pi", da, used).astype(x.dtype)
             dw = dw + self._product("pi,pk->ik", x, da)
             return (dw, None if db is None else db + jnp.sum(da, 0, dtype=self.wide)), (e, of, dx)
@@ -267,6 +277,25 @@ class Problem(NamedTuple):
             None if db is None or self.b is None else db.astype(self.b.dtype),
         )
         return e, of, cotangents
+
+
+def _by_rows(f: Callable[..., tuple[jax.Array, ...]], *rows: jax.Array) -> tuple[jax.Array, ...]:
+    """``f(*rows)``, on CPUs some of the rows at a time.
+
+    XLA's reductions for CPUs take in no mask: the masked terms of all rows are written down, an
+    array of the logits' size. So they are of a sixteenth of the rows.
+    """
+    n = rows[0].shape[0]
+    parts = math.gcd(n, 16) if isinstance(n, int) else 1
+
+    def in_parts(*rows: jax.Array) -> tuple[jax.Array, ...]:
+        cut = tuple(v.reshape(parts, n // parts, *v.shape[1:]) for v in rows)
+        found = lax.map(lambda part: f(*part), cut)
+        return tuple(v.reshape(n, *v.shape[2:]) for v in found)
+
+    if parts == 1:
+        return f(*rows)
+    return lax.platform_dependent(*rows, cpu=in_parts, default=f)  # type: ignore[no-any-return]
 
 
 def _hot(labels: jax.Array, classes: jax.Array) -> jax.Array:

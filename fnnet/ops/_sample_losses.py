@@ -127,6 +127,17 @@ def exponentials_of_others(
     return jnp.sum(e, -1), e
 
 
+def shares_of_others(z: jax.Array, of: OfClass, at_label: jax.Array) -> jax.Array:
+    """The terms of R divided by s: exp((z - m) - log s), 0 at the label.
+
+    Not the quotient of the above, nor of the same z - m: what a compiler has as one expression it
+    keeps in memory between its two uses, and this one it makes anew from z.
+    """
+    m = lax.optimization_barrier(of.m)
+    d = (z.astype(m.dtype) - m[..., None]) - jnp.log(of.rest + of.own)[..., None]
+    return jnp.where(at_label, jnp.zeros((), d.dtype), jnp.exp(d))
+
+
 def of_class(
     m: jax.Array,
     rest: jax.Array,
@@ -157,9 +168,19 @@ def of_class(
 
 
 def cotangent_of_class(
-    e: jax.Array, at_label: jax.Array, a: jax.Array, of: OfClass, c: int, options: Options
+    e: jax.Array,
+    at_label: jax.Array,
+    a: jax.Array,
+    of: OfClass,
+    c: int,
+    options: Options,
+    *,
+    divided: bool = False,
 ) -> jax.Array:
-    """dz of some classes, from `exponentials_of_others`, and whether they are the label."""
+    """dz of some classes, from `exponentials_of_others`, and whether they are the label.
+
+    Where those are `divided` by s already, they are so.
+    """
     smoothing, z_loss = (in_dtype(x, a.dtype) for x in (options.smoothing, options.z_loss))
     s = of.rest + of.own
     at_own, others = -of.rest, e
@@ -168,7 +189,9 @@ def cotangent_of_class(
     if not absent(z_loss):
         pull = 2 * z_loss * (of.m + jnp.log(s))
         at_own, others = at_own + pull * of.own, e * (1 + pull)[..., None]
-    dz = jnp.where(at_label, at_own[..., None], others) * (a / s)[..., None]
+    share = a / s
+    own = (at_own * share)[..., None]
+    dz = jnp.where(at_label, own, others * (a if divided else share)[..., None])
     return dz if absent(smoothing) else dz - (a * (smoothing / max(c, 1)))[..., None]
 
 

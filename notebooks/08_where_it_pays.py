@@ -359,7 +359,8 @@ found = contest(
     0.1 * normal(8, 256),
     checkpointed=deep(jax.checkpoint(plain(layer_norm))),
 )
-assert found["hand"]["stored"] <= 8 * 256 * 256 * 4 / MIB == 2, "the eight inputs"
+inputs, numbers = 8 * 256 * 256 * 4 / MIB, 8 * 256 * 4 * 4 / MIB
+assert found["hand"]["stored"] <= inputs + numbers, "the eight inputs, and four numbers a row"
 assert found["hand"]["temp"] < 0.5 * found["autodiff"]["temp"]
 
 

@@ -34,18 +34,27 @@ class Sym:
 
 @dataclass(frozen=True)
 class Case:
-    """One call of an op: its arguments in order, its options, and the branches to go through."""
+    """One call of an op: its arguments in order, its options, and the branches to go through.
+
+    `learned` names options that are arrays of no axes, not numbers: those have a cotangent.
+    """
 
     arguments: Mapping[str, Any]
     options: Mapping[str, Any] = field(default_factory=dict)
     signs: tuple[str, ...] = ()
     orders: tuple[str, ...] = ()
+    learned: tuple[str, ...] = ()
 
 
 def _case(
-    signs: str = "", orders: str = "", options: Mapping[str, Any] | None = None, **arguments: Any
+    signs: str = "",
+    orders: str = "",
+    learned: str = "",
+    options: Mapping[str, Any] | None = None,
+    **arguments: Any,
 ) -> Case:
-    return Case(arguments, options or {}, tuple(signs.split()), tuple(orders.split()))
+    names = (tuple(words.split()) for words in (signs, orders, learned))
+    return Case(arguments, options or {}, *names)
 
 
 def _matmul() -> list[Case]:
@@ -278,8 +287,8 @@ def _gru() -> list[Case]:
 
 
 def _attention() -> list[Case]:
-    def case(q: Any, k: Any, v: int = 1, **options: Any) -> Case:
-        return _case(q=Sym(*q), k=Sym(*k), v=Sym(*k[:3], v), options=options)
+    def case(q: Any, k: Any, v: int = 1, learned: str = "", **options: Any) -> Case:
+        return _case(q=Sym(*q), k=Sym(*k), v=Sym(*k[:-1], v), options=options, learned=learned)
 
     mask = np.array([[True, True, False], [False, False, False]])
     return [
@@ -291,6 +300,8 @@ def _attention() -> list[Case]:
         case((1, 2, 1, 1), (1, 3, 1, 1), mask=mask),  # the second query sees nothing
         case((1, 1, 2, 1), (1, 2, 1, 1)),  # two heads share keys and values
         case((2, 2, 2, 1), (2, 2, 2, 1), causal=True),
+        case((2, 1, 1), (2, 1, 1), causal=True, scale=Sym(), learned="scale"),  # no batch
+        case((1, 2, 1, 2, 1), (1, 2, 2, 1, 1), scale=Sym(), learned="scale"),
     ]
 
 

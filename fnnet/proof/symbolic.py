@@ -113,7 +113,10 @@ def _claim(
     vjp: Callable[..., Any],
 ) -> Claim:
     arguments = {name: argument(name, v) for name, v in case.arguments.items()}
-    options = {name: option(name, v) for name, v in case.options.items()}
+    options = {
+        name: (argument if name in case.learned else option)(name, v)
+        for name, v in case.options.items()
+    }
     with calculating_with(table(point)):
         out = np.asarray(forward(*arguments.values(), **options))
         g = argument("g", Sym(*out.shape))

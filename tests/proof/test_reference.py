@@ -200,9 +200,10 @@ def gru(x: Any, h0: Any, wx: Any, wh: Any, b: Any) -> Any:
 def attention(
     q: Any, k: Any, v: Any, *, causal: bool = False, mask: Any = None, scale: Any = None
 ) -> Any:
-    group, (t, s) = q.shape[2] // k.shape[2], (q.shape[1], k.shape[1])
-    k, v = jnp.repeat(k, group, axis=2), jnp.repeat(v, group, axis=2)
-    z = jnp.einsum("nthd,nshd->nhts", q, k) * (q.shape[3] ** -0.5 if scale is None else scale)
+    group, (t, s) = q.shape[-2] // k.shape[-2], (q.shape[-3], k.shape[-3])
+    k, v = jnp.repeat(k, group, axis=-2), jnp.repeat(v, group, axis=-2)
+    z = jnp.einsum("...thd,...shd->...hts", q, k)
+    z = z * (q.shape[-1] ** -0.5 if scale is None else scale)
     seen = jnp.ones((t, s), bool) if mask is None else mask
     if causal:
         seen = jnp.broadcast_to(seen, z.shape) & jnp.broadcast_to(
@@ -211,7 +212,7 @@ def attention(
     seen = jnp.broadcast_to(seen, z.shape)
     some = jnp.any(seen, axis=-1, keepdims=True)
     p = jax.nn.softmax(jnp.where(seen | ~some, z, -jnp.inf))
-    return jnp.einsum("nhts,nshd->nthd", jnp.where(some, p, 0.0), v)
+    return jnp.einsum("...hts,...shd->...thd", jnp.where(some, p, 0.0), v)
 
 
 FORMULAS: dict[str, Any] = {
@@ -360,6 +361,8 @@ ROWS: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = [
     ("attention", (A(1, 3, 4, 2), A(1, 4, 2, 2), A(1, 4, 2, 3)), {"mask": MASK}),
     ("attention", (A(1, 3, 6, 2), A(1, 4, 1, 2), A(1, 4, 1, 3)), {"mask": MASK, "causal": True}),
     ("attention", (A(1, 5, 1, 2), A(1, 3, 1, 2), A(1, 3, 1, 2)), {"causal": True}),
+    ("attention", (A(3, 2, 2), A(4, 1, 2), A(4, 1, 3)), {"mask": MASK}),
+    ("attention", (A(2, 3, 3, 2, 2), A(2, 3, 4, 2, 2), A(2, 3, 4, 2, 1)), {"scale": A()}),
 ]
 
 

@@ -50,20 +50,20 @@ def _attention(
     block: Any = None,
 ) -> Any:
     """With the whole matrix of weights."""
-    groups = q.shape[2] // k.shape[2]
-    k, v = jnp.repeat(k, groups, 2), jnp.repeat(v, groups, 2)
-    z = jnp.einsum("nthd,nshd->nhts", q, k) * (
+    groups = q.shape[-2] // k.shape[-2]
+    k, v = jnp.repeat(k, groups, -2), jnp.repeat(v, groups, -2)
+    z = jnp.einsum("...thd,...shd->...hts", q, k) * (
         float(q.shape[-1] ** -0.5) if scale is None else scale
     )
     if mask is None and not causal:
-        return jnp.einsum("nhts,nshe->nthe", jax.nn.softmax(z, -1), v)
+        return jnp.einsum("...hts,...she->...the", jax.nn.softmax(z, -1), v)
     seen = jnp.ones(z.shape, bool) if mask is None else jnp.broadcast_to(mask, z.shape)
     if causal:
         seen &= jnp.broadcast_to(jnp.tri(*z.shape[-2:], dtype=bool), z.shape)
     some = seen.any(-1, keepdims=True)
     z = jnp.where(seen, z, jnp.where(jnp.broadcast_to(some, z.shape), -jnp.inf, 0.0))
     p = jnp.where(jnp.broadcast_to(some, z.shape), jax.nn.softmax(z, -1), 0.0)
-    return jnp.einsum("nhts,nshe->nthe", p, v)
+    return jnp.einsum("...hts,...she->...the", p, v)
 
 
 def _masked(f: Callable[..., Any]) -> Callable[..., Any]:
@@ -79,6 +79,11 @@ def _mask(n: int, t: int, s: int) -> Any:
     mask = (np.arange(n)[:, None, None] + np.arange(t)[:, None] + np.arange(s)) % 3 > 0
     mask[:1, 1:2] = False
     return jnp.asarray(mask[:, None])
+
+
+def _learned(f: Callable[..., Any]) -> Callable[..., Any]:
+    """`f` with its scale among the arguments."""
+    return lambda q, k, v, scale, **options: f(q, k, v, scale=scale, **options)
 
 
 def _twin_of_one(x: Any, h0: Any, wx: Any, wh: Any, b: Any, g: Any) -> Any:
@@ -177,6 +182,37 @@ ROWS = [
         twin=lambda q, k, v, g: twin.attention_vjp(
             q, k, v, g, mask=np.asarray(_mask(q.shape[0], q.shape[1], k.shape[1]))
         ),
+        variant=True,
+    ),
+    Case(
+        "attention without a batch, grouped",
+        fnnet.attention,
+        _attention,
+        shapes=[(5, 4, 2), (6, 2, 2), (6, 2, 3)],
+        batch=[None] * 3,
+        big=[(512, 4, 16), (512, 2, 16), (512, 2, 16)],
+        terms=256,
+        recomputed=1,
+        any_scale=False,
+        rounded=2,
+        twin=twin.attention_vjp,
+        variant=True,
+    ),
+    Case(
+        "attention of two batch axes, learned scale",
+        fnnet.attention,
+        _attention,
+        adapt=_learned,
+        shapes=[(8, 2, 3, 1, 2), (8, 2, 4, 1, 2), (8, 2, 4, 1, 3), ()],
+        batch=[0, 0, 0, None],
+        big=[(1, 2, 512, 2, 16), (1, 2, 512, 2, 16), (1, 2, 512, 2, 16), ()],
+        terms=256,
+        recomputed=1,
+        any_scale=False,
+        poisoned=[],  # blocks that nobody sees are not looked at: they cannot spoil a sum
+        rounded=2,
+        options={"causal": True, "block": 2},
+        twin=lambda q, k, v, scale, g: twin.attention_vjp(q, k, v, g, causal=True, scale=scale),
         variant=True,
     ),
 ]

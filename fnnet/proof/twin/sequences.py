@@ -115,29 +115,29 @@ def attention(
     *,
     causal: bool = False,
     mask: Array | None = None,
-    scale: Scalar | None = None,
+    scale: Scalar | Array | None = None,
     block: int | None = None,
 ) -> Array:
     """Each query's mean of the values, weighted by softmax(scale q k^T).
 
-    Shapes: q (n, t, heads, d), k (n, s, kv_heads, d), v (n, s, kv_heads, d_v)
-    -> (n, t, heads, d_v) (Vaswani et al. 2017, arXiv:1706.03762). heads is a multiple of kv_heads;
-    query head h looks at kv head h // (heads / kv_heads). scale None means 1 / sqrt(d).
-    `causal`: query i sees keys 0..i. `mask` (broadcast to (n, heads, t, s)): True where a query
+    Shapes: q (..., t, heads, d), k (..., s, kv_heads, d), v (..., s, kv_heads, d_v)
+    -> (..., t, heads, d_v) (Vaswani et al. 2017, arXiv:1706.03762). heads is a multiple of
+    kv_heads; query head h looks at kv head h // (heads / kv_heads). scale None means 1 / sqrt(d).
+    `causal`: query i sees keys 0..i. `mask` (broadcast to (..., heads, t, s)): True where a query
     may look. A query that may look nowhere gives zeros. `block` is ignored: same result.
 
-    >>> q, v = np.zeros((1, 2, 1, 1)), np.array([2.0, 4.0]).reshape(1, 2, 1, 1)
-    >>> attention(q, q, v, causal=True)[0, :, 0, 0]
+    >>> q, v = np.zeros((2, 1, 1)), np.array([2.0, 4.0]).reshape(2, 1, 1)
+    >>> attention(q, q, v, causal=True)[:, 0, 0]
     array([2., 3.])
     """
-    scale = 1 / sqrt(q.shape[3]) if scale is None else scale
-    group, allowed = q.shape[2] // k.shape[2], _allowed(q, k, causal, mask)
-    out = np.zeros((*q.shape[:3], v.shape[3]), v.dtype)
-    for n, i, h in np.ndindex(*q.shape[:3]):
-        seen = allowed[n, h, i]
+    factor = 1 / sqrt(q.shape[-1]) if scale is None else scale
+    group, allowed = q.shape[-2] // k.shape[-2], _allowed(q, k, causal, mask)
+    out = np.zeros((*q.shape[:-1], v.shape[-1]), v.dtype)
+    for *n, i, h in np.ndindex(*q.shape[:-1]):
+        seen = allowed[*n, h, i]
         if seen.any():
-            p = softmax(scale * (k[n, seen, h // group] @ q[n, i, h]))
-            out[n, i, h] = p @ v[n, seen, h // group]
+            p = softmax(factor * (k[*n, seen, h // group] @ q[*n, i, h]))
+            out[*n, i, h] = p @ v[*n, seen, h // group]
     return out
 
 
@@ -149,37 +149,39 @@ def attention_vjp(
     *,
     causal: bool = False,
     mask: Array | None = None,
-    scale: Scalar | None = None,
+    scale: Scalar | Array | None = None,
     block: int | None = None,
-) -> tuple[Array, Array, Array]:
-    """Cotangents (dq, dk, dv), one query at a time.
+) -> tuple[Array, ...]:
+    """Cotangents (dq, dk, dv), one query at a time; then dscale where scale is an array.
 
     With z_j = scale k_j . q, p = softmax(z), out = sum_j p_j v_j over the keys that are seen:
         dv_j = p_j g,   dp_j = v_j . g,   dz by softmax's rule,
-        dq = scale sum_j dz_j k_j,   dk_j = scale dz_j q.
-    Keys and values serve many queries (and all heads of a group): their cotangents add.
+        dq = scale sum_j dz_j k_j,   dk_j = scale dz_j q,   dscale = sum_j dz_j k_j . q.
+    Keys and values serve many queries (and all heads of a group), the scale serves all: their
+    cotangents add.
     """
-    scale = 1 / sqrt(q.shape[3]) if scale is None else scale
-    group, allowed = q.shape[2] // k.shape[2], _allowed(q, k, causal, mask)
+    factor = 1 / sqrt(q.shape[-1]) if scale is None else scale
+    group, allowed = q.shape[-2] // k.shape[-2], _allowed(q, k, causal, mask)
     dq, dk, dv = np.zeros_like(q), np.zeros_like(k), np.zeros_like(v)
-    for n, i, h in np.ndindex(*q.shape[:3]):
-        seen, o = allowed[n, h, i], h // group
+    dscale = np.zeros((), q.dtype)
+    for *n, i, h in np.ndindex(*q.shape[:-1]):
+        seen, o = allowed[*n, h, i], h // group
         if not seen.any():
             continue
-        query, keys, values, g_out = q[n, i, h], k[n, seen, o], v[n, seen, o], g[n, i, h]
-        z = scale * (keys @ query)
+        query, keys, values, g_out = q[*n, i, h], k[*n, seen, o], v[*n, seen, o], g[*n, i, h]
+        products = keys @ query
+        z = factor * products
         (dz,) = softmax_vjp(z, values @ g_out)
-        dv[n, seen, o] += np.outer(softmax(z), g_out)
-        dq[n, i, h] += scale * (dz @ keys)
-        dk[n, seen, o] += scale * np.outer(dz, query)
-    return dq, dk, dv
+        dv[*n, seen, o] += np.outer(softmax(z), g_out)
+        dq[*n, i, h] += factor * (dz @ keys)
+        dk[*n, seen, o] += factor * np.outer(dz, query)
+        dscale[...] += dz @ products
+    return (dq, dk, dv, dscale) if isinstance(scale, np.ndarray) else (dq, dk, dv)
 
 
 def _allowed(q: Array, k: Array, causal: bool, mask: Array | None) -> Array:
-    """Which query may look at which key: (n, heads, t, s)."""
-    n, t, heads, _ = q.shape
-    s = k.shape[1]
-    seen = (
-        np.ones((n, heads, t, s), bool) if mask is None else np.broadcast_to(mask, (n, heads, t, s))
-    )
+    """Which query may look at which key: (..., heads, t, s)."""
+    *n, t, heads, _ = q.shape
+    s = k.shape[-3]
+    seen = np.broadcast_to(np.True_ if mask is None else mask, (*n, heads, t, s))
     return seen & (np.arange(s) <= np.arange(t)[:, None]) if causal else seen

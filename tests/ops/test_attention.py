@@ -219,8 +219,7 @@ def test_what_is_saved_by_name(block):
     assert nothing == rule + (1 if block is None else 2)
 
 
-@pytest.mark.parametrize("block", [None, 4])
-@pytest.mark.parametrize("shared", ["q", "kv"])
+@pytest.mark.parametrize(("shared", "block"), [("q", None), ("kv", 4)])
 def test_bfloat16_under_vmap_and_jacrev(shared, block):
     """Batches that an argument does not have give products of axes like none written here."""
     args = qkv(n=1, t=3, s=5, dtype="bfloat16")

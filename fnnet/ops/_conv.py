@@ -43,33 +43,38 @@ References
 
 from __future__ import annotations
 
-from typing import Any, Literal, TypeAlias
+from functools import partial
+from typing import Literal, TypeAlias
 
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
+from fnnet.ops import _conv_sums as sums
 from fnnet.ops._checks import floats, shapes
 from fnnet.ops._compiled import compiled
-from fnnet.ops._options import PRECISION, STATIC, choice, whole_number
-from fnnet.ops._patches import patches, sum_patches
+from fnnet.ops._options import OUT_SHARDING, PRECISION, STATIC, choice, whole_number
 from fnnet.ops._window_arguments import require_holdable
-from fnnet.ops._windows import (
-    Padding,
-    Pair,
-    Windows,
-    require_image,
+from fnnet.ops._windows import Padding, Pair, Windows, require_image
+from fnnet.rules import (
+    Like,
+    OutSharding,
+    Precision,
+    Static,
+    accumulator,
+    forward_with_axes_automatic,
+    register,
+    result_sharding,
+    sum_to,
+    tells_of_out_sharding,
 )
-from fnnet.rules import Like, Precision, Static, accumulator, contract, register, sum_to
 
 Form: TypeAlias = Literal["direct", "unfold"]
 Residuals: TypeAlias = tuple[jax.Array, jax.Array, Like | None, Static]
-
-_IMAGE = ("NHWC", "HWIO", "NHWC")
-_TO_X = ("NHWC", "HWOI", "NHWC")
-_TO_W = ("CHWN", "IHWO", "HWNC")  # images as channels, channels as images
 
 
 @compiled(
@@ -79,6 +84,7 @@ _TO_W = ("CHWN", "IHWO", "HWNC")  # images as channels, channels as images
     groups=whole_number(1),
     form=choice("direct", "unfold"),
     precision=PRECISION,
+    out_sharding=OUT_SHARDING,
 )
 def conv2d(
     x: Float[ArrayLike, "n h w c"],
@@ -91,6 +97,7 @@ def conv2d(
     groups: int = 1,
     form: Form = "direct",
     precision: Precision = None,
+    out_sharding: OutSharding = None,
 ) -> Float[Array, "n ho wo o"]:
     """Convolutional layer: at every position of the image the same linear map of a window.
 
@@ -110,6 +117,9 @@ def conv2d(
             numbers but for rounding.
         precision: of the products, as in `jnp.einsum`, forward and backward alike; by default the
             one in force (`jax.default_matmul_precision`).
+        out_sharding: the result's sharding (`jax.P` or `jax.NamedSharding`) on a mesh of explicit
+            axes, as in `jnp.matmul`: needed where w, or the channels of x, are sharded. Left out,
+            "unfold" shards the result's images as those of x.
 
     Returns:
         Shape (n, ho, wo, c_out). float16 and bfloat16 products are summed in float32, the bias is
@@ -137,15 +147,17 @@ def conv2d(
     if form == "unfold":
         p = (image[0], *windows.count, windows.pixels * image[3])
         require_holdable("conv2d", f"padding={windows.pads}", "patches", p)
-    return (_conv2d_by_unfold if form == "unfold" else _conv2d)(
-        *arrays,
-        stride=windows.stride,
-        padding=windows.pads,
-        dilation=windows.dilation,
-        groups=groups,
-        form=form,
-        precision=precision,
-    )
+    with tells_of_out_sharding("conv2d"):
+        return _conv2d(
+            *arrays,
+            stride=windows.stride,
+            padding=windows.pads,
+            dilation=windows.dilation,
+            groups=groups,
+            form=form,
+            precision=precision,
+            out_sharding=out_sharding,
+        )
 
 
 def _forward(
@@ -159,30 +171,51 @@ def _forward(
     groups: int = 1,
     form: Form = "direct",
     precision: Precision = None,
+    out_sharding: OutSharding = None,
 ) -> jax.Array:
     windows = Windows.of("conv2d", x.shape, w.shape[:2], stride, padding, dilation)
+    out = result_sharding("conv2d", out_sharding, 4, x, w)
+    if form == "unfold":  # with loops or slices, which know nothing of shardings
+        unfold = partial(
+            _by_unfold,
+            windows=windows,
+            groups=groups,
+            precision=precision,
+            apart=out is not None,
+        )
+        return forward_with_axes_automatic(unfold, (x, w) if b is None else (x, w, b), out=out)
     dtype = jnp.result_type(x, w) if b is None else jnp.result_type(x, w, b)
-    x, w, wide = x.astype(dtype), w.astype(dtype), accumulator(x, w)
+    x, w = x.astype(dtype), w.astype(dtype)
+    if windows.none:
+        y = lax.full_like(x, 0, shape=(x.shape[0], *windows.count, w.shape[3]))
+        return y if out is None else jax.reshard(y, out)
+    y = sums.to_y(x, w, windows, groups, precision, out)
+    if b is not None and out is not None:
+        b = jax.reshard(b, NamedSharding(out.mesh, P(out.spec[-1])))
+    return (y if b is None else _with_bias(y, b)).astype(dtype)
+
+
+def _by_unfold(
+    x: jax.Array,
+    w: jax.Array,
+    b: jax.Array | None = None,
+    *,
+    windows: Windows,
+    groups: int,
+    precision: Precision,
+    apart: bool,
+) -> jax.Array:
+    dtype = jnp.result_type(x, w) if b is None else jnp.result_type(x, w, b)
+    x, w = x.astype(dtype), w.astype(dtype)
     if windows.none:
         return lax.full_like(x, 0, shape=(x.shape[0], *windows.count, w.shape[3]))
-    if form == "unfold":
-        wide = dtype if b is None else wide
-        y = _grouped_product(patches(x, windows), w, windows, groups, wide, precision)
-    else:
-        y = lax.conv_general_dilated(
-            x,
-            w,
-            windows.stride,
-            windows.pads,
-            rhs_dilation=windows.dilation,
-            dimension_numbers=_IMAGE,
-            feature_group_count=groups,
-            precision=precision,
-            preferred_element_type=wide,
-        )
-    if b is not None:
-        y = y + jnp.broadcast_to(b.astype(y.dtype), y.shape)
-    return y.astype(dtype)
+    wide = dtype if b is None else accumulator(x, w)
+    y = sums.unfold_to_y(x, w, windows, groups, precision, dtype=wide, apart=apart)
+    return (y if b is None else _with_bias(y, b)).astype(dtype)
+
+
+def _with_bias(y: jax.Array, b: jax.Array) -> jax.Array:
+    return y + jnp.broadcast_to(b.astype(y.dtype), y.shape)
 
 
 def conv2d_fwd(
@@ -196,6 +229,7 @@ def conv2d_fwd(
     groups: int = 1,
     form: Form = "direct",
     precision: Precision = None,
+    out_sharding: OutSharding = None,
 ) -> tuple[jax.Array, Residuals]:
     """x, w, b -> y, residuals."""
     y = _forward(
@@ -208,124 +242,28 @@ def conv2d_fwd(
         groups=groups,
         form=form,
         precision=precision,
+        out_sharding=out_sharding,
     )
     windows = Windows.of("conv2d", x.shape, w.shape[:2], stride, padding, dilation)
-    return y, (x, w, None if b is None else Like.of(b), Static((windows, groups, form, precision)))
+    static = Static((windows, groups, form, precision, out_sharding is not None))
+    return y, (x, w, None if b is None else Like.of(b), static)
 
 
 def conv2d_bwd(res: Residuals, g: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array | None]:
     """residuals, CT y -> CT x, CT w, CT b."""
     x, w, b, static = res
-    windows, groups, form, precision = static.value
+    windows, groups, form, precision, apart = static.value
     if windows.none:
         return jnp.zeros_like(x), jnp.zeros_like(w), None if b is None else sum_to(g, b)
-    to_x, to_w = (_unfold_to_x, _unfold_to_w) if form == "unfold" else (_to_x, _to_w)
+    to_x, to_w = sums.to_x, sums.to_w
+    if form == "unfold":
+        to_x, to_w = (partial(f, apart=apart) for f in (sums.unfold_to_x, sums.unfold_to_w))
     dw = to_w(x.astype(g.dtype), g, windows, groups, precision).astype(w.dtype)
     dx = to_x(w.astype(g.dtype), g, windows, groups, precision).astype(x.dtype)
     return dx, dw, None if b is None else sum_to(g, b)
 
 
 _conv2d = register(_forward, conv2d_fwd, conv2d_bwd, name="conv2d")
-_conv2d_by_unfold = register(_forward, conv2d_fwd, conv2d_bwd, name="conv2d", automatic_axes=True)
-
-
-def _to_x(w: jax.Array, g: jax.Array, windows: Windows, groups: int, precision: Any) -> jax.Array:
-    whole = g
-    g, pads = windows.turned_round(g)
-    if not all(g.shape[1:3]):
-        return lax.full_like(g, 0, shape=(g.shape[0], *windows.image, w.shape[2] * groups))
-    for a in (0, 1):
-        doubled = windows.size[a] == windows.stride[a] == 2 and windows.dilation[a] == 1
-        if doubled and pads[a] == (0, 0) and windows.size[1 - a] > g.shape[2 - a]:
-            # XLA (in JAX 0.10.2 and 0.12.0.1) takes such an axis for groups, and exchanges image
-            # and kernel along the other axis alone, which aborts the process
-            return _unfold_to_x(w, whole, windows, groups, precision)
-    kh, kw, c, o = w.shape
-    if groups > 1:  # c and o are exchanged within each group
-        w = w.reshape(kh, kw, c, groups, o // groups)
-        w = w.swapaxes(2, 3).reshape(kh, kw, groups * c, o // groups)
-    return lax.conv_general_dilated(
-        g,
-        lax.rev(w, (0, 1)),
-        (1, 1),
-        pads,
-        lhs_dilation=windows.stride,
-        rhs_dilation=windows.dilation,
-        dimension_numbers=_TO_X,
-        feature_group_count=groups,
-        precision=precision,
-        preferred_element_type=accumulator(g),
-    )
-
-
-def _to_w(x: jax.Array, g: jax.Array, windows: Windows, groups: int, precision: Any) -> jax.Array:
-    pads, stop = [], []
-    for a in (0, 1):
-        before = windows.pads[a][0]
-        spread = (windows.count[a] - 1) * windows.stride[a] + 1
-        reach = (windows.size[a] - 1) * windows.dilation[a] + 1
-        # no pixel further than the last one that the last window sees
-        after = spread + reach - 1 - before - windows.image[a]
-        pads.append((before, max(after, 0)))
-        stop.append(windows.image[a] + min(after, 0))
-    if tuple(stop) != windows.image:
-        if min(stop) <= 0:  # no window sees a pixel
-            return lax.full_like(x, 0, shape=(*windows.size, x.shape[3] // groups, g.shape[3]))
-        x = x[:, : stop[0], : stop[1]]
-    return lax.conv_general_dilated(
-        x,
-        g,
-        windows.dilation,
-        pads,
-        rhs_dilation=windows.stride,
-        dimension_numbers=_TO_W,
-        batch_group_count=groups,
-        precision=precision,
-        preferred_element_type=accumulator(g),
-    )
-
-
-def _grouped_product(
-    p: jax.Array, w: jax.Array, windows: Windows, groups: int, dtype: Any, precision: Any
-) -> jax.Array:
-    """p (n, ho, wo, K) times w (kh, kw, c_in/groups, c_out) as a matrix (K, c_out)."""
-    k, (n, ho, wo, _), (_, _, c, o) = windows.pixels, p.shape, w.shape
-    if groups == 1:
-        return contract("nijk,ko->nijo", p, w.reshape(k * c, o), dtype=dtype, precision=precision)
-    p, w = p.reshape(n, ho, wo, k, groups, c), w.reshape(k, c, groups, o // groups)
-    y = contract("nijkrc,kcro->nijro", p, w, dtype=dtype, precision=precision)
-    return y.reshape(n, ho, wo, o)
-
-
-def _unfold_to_x(
-    w: jax.Array, g: jax.Array, windows: Windows, groups: int, precision: Any
-) -> jax.Array:
-    k, (n, ho, wo, _), (_, _, c, o) = windows.pixels, g.shape, w.shape
-    wide = accumulator(g)
-    if groups == 1:
-        dp = contract("nijo,ko->nijk", g, w.reshape(k * c, o), dtype=wide, precision=precision)
-    else:
-        g, w = g.reshape(n, ho, wo, groups, o // groups), w.reshape(k, c, groups, o // groups)
-        dp = contract("nijro,kcro->nijkrc", g, w, dtype=wide, precision=precision)
-        dp = dp.reshape(n, ho, wo, k * groups * c)
-    return sum_patches(dp, windows)
-
-
-def _unfold_to_w(
-    x: jax.Array, g: jax.Array, windows: Windows, groups: int, precision: Any
-) -> jax.Array:
-    p, k, (n, ho, wo, o) = patches(x, windows), windows.pixels, g.shape
-    c, wide = x.shape[3] // groups, accumulator(g)
-    if groups == 1 and g.dtype == wide:
-        # (gᵀ p)ᵀ, as autodiff has it: XLA for CPUs holds less than for pᵀ g
-        positions = ((0, 1, 2), (0, 1, 2)), ((), ())
-        dw = lax.dot_general(g, p, positions, precision=precision).T
-    elif groups == 1:
-        dw = contract("nijk,nijo->ko", p, g, dtype=wide, precision=precision)
-    else:
-        p, g = p.reshape(n, ho, wo, k, groups, c), g.reshape(n, ho, wo, groups, o // groups)
-        dw = contract("nijkrc,nijro->kcro", p, g, dtype=wide, precision=precision)
-    return dw.reshape(*windows.size, c, o)
 
 
 def _require(

@@ -239,6 +239,7 @@ def OUT_SHARDING(op: str, name: str, value: Any) -> Any:
     """Of the result, as in `jnp.matmul`; None where it follows from the arguments'."""
     if value is None or isinstance(value, (jax.sharding.PartitionSpec, jax.NamedSharding)):
         return value
+    known(op, name, value)
     raise TypeError(
         f"{op}: {name} must be a jax.P (PartitionSpec), a jax.NamedSharding, or None; "
         f"got {describe(value)}"

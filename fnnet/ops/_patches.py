@@ -21,18 +21,24 @@ from fnnet.rules import accumulator
 _FEW_TO_JOIN = 25
 
 
-def patches(x: jax.Array, windows: Windows) -> jax.Array:
-    """x (n, h, w, c) -> p (n, ho, wo, kh*kw*c), each row a window flattened."""
-    n, c, (ho, wo) = x.shape[0], x.shape[3], windows.count
+def patches(x: jax.Array, windows: Windows, *, apart: bool = False) -> jax.Array:
+    """x (n, h, w, c) -> p (n, ho, wo, kh*kw*c), each row a window flattened.
+
+    With `apart`, p is (n, ho, wo, kh*kw, c): so channels that are cut over devices stay where they
+    are.
+    """
+    n, c, k = x.shape[0], x.shape[3], windows.pixels
+    shape = (n, *windows.count, k, c) if apart else (n, *windows.count, k * c)
     if windows.none:
-        return lax.full_like(x, 0, shape=(n, ho, wo, windows.pixels * c))
+        return lax.full_like(x, 0, shape=shape)
     if windows.tiled:
         t = windows.tiles(x).transpose(0, 1, 3, 2, 4, 5)
-    elif windows.pixels <= _FEW_TO_JOIN:
-        return jnp.concatenate(list(windows.planes(x)), -1)
+    elif k <= _FEW_TO_JOIN:
+        planes = list(windows.planes(x))
+        return jnp.stack(planes, 3) if apart else jnp.concatenate(planes, -1)
     else:
         t = _looked_up(windows.pad(x), windows)
-    return t.reshape(n, ho, wo, windows.pixels * c)
+    return t.reshape(shape)
 
 
 def _looked_up(x: jax.Array, windows: Windows) -> jax.Array:
@@ -74,16 +80,24 @@ def patches_in_one_loop(x: jax.Array, windows: Windows) -> jax.Array:
 
 
 def sum_patches(p: jax.Array, windows: Windows) -> jax.Array:
-    """p (n, ho, wo, kh*kw*c) -> the image (n, h, w, c) of their sums: the adjoint of `patches`."""
-    n, ho, wo, k = p.shape
-    (kh, kw), c = windows.size, k // windows.pixels
+    """p (n, ho, wo, kh*kw*c) -> the image (n, h, w, c) of their sums: the adjoint of `patches`.
+
+    Or p (n, ho, wo, kh*kw, c), of `patches` with pixels and channels apart.
+    """
+    n, ho, wo = p.shape[:3]
+    (kh, kw), c = windows.size, p.shape[-1] if p.ndim == 5 else p.shape[3] // windows.pixels
     if windows.none:
         return lax.full_like(p, 0, shape=(n, *windows.image, c))
     if windows.tiled:
         return windows.join_tiles(p.reshape(n, ho, wo, kh, kw, c).transpose(0, 1, 3, 2, 4, 5))
     wide = accumulator(p)
     if windows.pixels <= FEW:
-        image = windows.sum_planes(lambda k: p[..., k * c : (k + 1) * c].astype(wide))
+
+        def plane(k: int) -> jax.Array:
+            of_pixel = p[:, :, :, k] if p.ndim == 5 else p[..., k * c : (k + 1) * c]
+            return of_pixel.astype(wide)
+
+        image = windows.sum_planes(plane)
     else:
         image = _added_up(p.reshape(n, ho, wo, kh, kw, c), windows, wide)
     return image.astype(p.dtype)

@@ -7,6 +7,7 @@ from fnnet.rules.cotangent import accumulator as accumulator
 from fnnet.rules.cotangent import contract as contract
 from fnnet.rules.cotangent import sum_to as sum_to
 from fnnet.rules.mesh import OutSharding as OutSharding
+from fnnet.rules.mesh import forward_with_axes_automatic as forward_with_axes_automatic
 from fnnet.rules.mesh import result_sharding as result_sharding
 from fnnet.rules.mesh import spread as spread
 from fnnet.rules.mesh import tells_of_out_sharding as tells_of_out_sharding

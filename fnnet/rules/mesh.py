@@ -97,17 +97,22 @@ def with_axes_automatic(
 
 
 def forward_with_axes_automatic(
-    f: Callable[..., T], operands: Sequence[Any], *, is_rule: bool = False
+    f: Callable[..., T],
+    operands: Sequence[Any],
+    *,
+    is_rule: bool = False,
+    out: NamedSharding | None = None,
 ) -> T:
     """``f(*operands)``, with the axes of an explicit mesh, if there is one, made automatic.
 
-    A result gets the sharding of the first operand of its shape, else that of the first operand: on
-    every axis of the same size if it has as many axes, or on as many leading axes as they share.
+    A result gets the sharding `out`; where that is None, the sharding of the first operand of its
+    shape, else that of the first operand: on every axis of the same size if it has as many axes, or
+    on as many leading axes as they share.
     Where `f` is a forward rule (`is_rule`), what it returns beside the value may have the axes in
     another order: each further axis gets the sharding of an axis of the first operand of its size.
     """
     types: list[Any] = [jax.typeof(x) for x in operands]
-    mesh = explicit_mesh(types)
+    mesh = explicit_mesh(types) if out is None else out.mesh
     if mesh is None:
         return f(*operands)
     with _set(mesh):
@@ -115,7 +120,7 @@ def forward_with_axes_automatic(
         tree = jax.tree.structure(shapes)
         values = len(jax.tree.leaves(shapes[0] if is_rule else shapes))
         specs = [
-            _spec_of(s.shape, types, any_order=i >= values)
+            _spec_of(s.shape, types, any_order=i >= values) if out is None else out.spec
             for i, s in enumerate(jax.tree.leaves(shapes))
         ]
         run = _automatic(lambda *args: jax.tree.leaves(f(*args)), mesh, specs)

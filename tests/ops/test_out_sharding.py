@@ -13,7 +13,7 @@ from jax import P
 from jax.sharding import AxisType, NamedSharding
 
 import fnnet
-from fnnet import attention, glu_mlp, lin, matmul
+from fnnet import attention, conv2d, glu_mlp, lin, matmul
 
 
 @pytest.fixture
@@ -23,14 +23,29 @@ def mesh():
         yield mesh
 
 
-def put(mesh, number, shape, spec):
-    x = 0.3 * jax.random.normal(jax.random.key(number), shape, "float32")
+def put(mesh, number, shape, spec, dtype="float32"):
+    x = 0.3 * jax.random.normal(jax.random.key(number), shape, dtype)
     return jax.device_put(x, NamedSharding(mesh, spec))
 
 
 def auto_lin(x, w, b, **options):
     y = jnp.matmul(x, w, **options)
     return y + jnp.broadcast_to(b, y.shape)
+
+
+def lax_conv(x, w, b, **options):
+    y = jax.lax.conv_general_dilated(
+        x, w, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"), **options
+    )
+    return y + jnp.broadcast_to(b, y.shape)
+
+
+def convolutions(conv):
+    def f(x, w1, b1, w2, b2):
+        h = conv(x, w1, b1, out_sharding=P("data", None, None, "model"))
+        return conv(jax.nn.relu(h), w2, b2, out_sharding=P("data"))
+
+    return f
 
 
 def mlp(lin):
@@ -56,6 +71,12 @@ def auto_glu(x, w_gate, w_up, w_down):
 
 
 COLUMNS, ROWS = ((16, 32), P(None, "model")), ((32, 16), P("model", None))
+CHANNELS = [
+    ((3, 3, 16, 32), P(None, None, None, "model")),
+    ((32,), P("model")),
+    ((3, 3, 32, 16), P(None, None, "model", None)),
+    ((16,), P()),
+]
 BLOCKS = {
     "mlp": (mlp(lin), mlp(auto_lin), [COLUMNS, ((32,), P("model")), ROWS, ((16,), P())]),
     "glu_mlp": (
@@ -68,13 +89,21 @@ BLOCKS = {
         heads(jnp.matmul, jax.nn.dot_product_attention),
         [COLUMNS, COLUMNS, COLUMNS, ROWS],
     ),
+    "conv2d": (convolutions(conv2d), convolutions(lax_conv), CHANNELS),
+    "conv2d by unfold": (
+        convolutions(lambda *args, **options: conv2d(*args, form="unfold", **options)),
+        convolutions(lax_conv),
+        CHANNELS,
+    ),
 }
 
 
 @pytest.mark.parametrize("block", BLOCKS)
 def test_megatrons_blocks(block, mesh):
     hand, auto, weights = BLOCKS[block]
-    args = [put(mesh, i, *layout) for i, layout in enumerate([((8, 6, 16), P("data")), *weights])]
+    shape, dtype = ((8, 6, 5, 16), "float64") if "conv2d" in block else ((8, 6, 16), "float32")
+    layouts = [(shape, P("data")), *weights]
+    args = [put(mesh, i, *layout, dtype) for i, layout in enumerate(layouts)]
 
     def compiled(f):
         n = tuple(range(len(args)))
@@ -106,6 +135,29 @@ def test_the_result_is_sharded_as_said(mesh):
     assert jnp.allclose(mapped, lin(x, w, out_sharding=P(None, "data")))
 
 
+@pytest.mark.parametrize("form", ["direct", "unfold"])
+def test_conv2d_in_groups_is_sharded_as_said(form, mesh):
+    x = put(mesh, 0, (8, 6, 5, 4), P("data", None, None, "model"), "float64")
+    w = put(mesh, 1, (2, 2, 2, 6), P(None, None, None, "model"), "float64")
+    said = P("data", None, None, "model")
+
+    def gradients(**options):
+        def loss(x, w):
+            y = conv2d(x, w, form=form, groups=2, stride=2, **options)
+            assert not options or jax.typeof(y).sharding.spec == said
+            return jnp.sum(y**2)
+
+        return jax.jit(jax.grad(loss, (0, 1)))
+
+    got = gradients(out_sharding=said)(x, w)
+    want = gradients()(*(jax.reshard(a, P()) for a in (x, w)))
+    for a, b, like in zip(got, want, (x, w), strict=True):
+        assert a.sharding == like.sharding
+        assert jnp.allclose(jax.reshard(a, P()), b, rtol=1e-12)
+    mapped = jax.vmap(lambda x: conv2d(x, w, form=form, groups=2, out_sharding=said))(x[None])
+    assert mapped.sharding.spec == P(None, *said)
+
+
 def test_without_a_mesh_around_but_arrays_on_one():
     mesh = jax.make_mesh((4, 2), ("data", "model"), axis_types=(AxisType.Explicit,) * 2)
     x, w = put(mesh, 0, (8, 32), P("data", "model")), put(mesh, 1, *ROWS)
@@ -116,6 +168,7 @@ CALLS = {
     "matmul": lambda x, w, **options: matmul(x, w, **options),
     "lin": lambda x, w, **options: lin(x, w, **options),
     "glu_mlp": lambda x, w, **options: glu_mlp(x, w, w, w.T, **options),
+    "conv2d": lambda x, w, **options: conv2d(x[:, None, None], w[None, None], **options),
 }
 
 
@@ -131,8 +184,8 @@ def test_errors(op, mesh):
         call(x, w, out_sharding="data")
     with pytest.raises(ValueError, match=rf"{op}: out_sharding=.* names \['nobody'\]"):
         call(x, w, out_sharding=P("nobody"))
-    with pytest.raises(ValueError, match=f"{op}: out_sharding=.* 3 axes; the result has 2"):
-        call(x, w, out_sharding=P(None, None, "data"))
+    with pytest.raises(ValueError, match=f"{op}: out_sharding=.* 5 axes; the result has [24]"):
+        call(x, w, out_sharding=P(None, None, None, None, "data"))
 
 
 @pytest.mark.parametrize("op", CALLS)

@@ -35,8 +35,10 @@ def plain(f: Callable[P, R]) -> Callable[P, R]:
     The returned function computes the same values, by the same operations; any derivative of it is
     JAX's own. So ``jax.grad(f)`` against ``jax.grad(plain(f))`` compares manual with automatic
     gradients of a whole model, and `jax.jvp`, `jax.jacfwd` and `jax.linearize` work on ``plain(f)``
-    where a `custom_vjp` refuses them. Rules are found under jit, scan, while, cond, switch,
-    checkpoint, vmap, shard_map, and inside the functions of other rules.
+    where a `custom_vjp` refuses them; so does `jax.linear_transpose`, for which JAX's error names
+    no function ("Transpose rule ... for 'custom_vjp_call' not implemented"). Rules are found under
+    jit, scan, while, cond, switch, checkpoint, vmap, shard_map, and inside the functions of other
+    rules.
 
     JAX's own custom rules go too, and some are there for a reason: ``plain(jax.nn.relu)`` has the
     derivative of ``jnp.maximum(x, 0)``, 1/2 at 0, and that of ``plain(jnp.logaddexp)`` is wrong

@@ -69,8 +69,10 @@ def register(
     Returns:
         The differentiable function, with `forward`'s signature, docstring and name. Grad, vmap,
         scan, checkpoint, shard_map and second derivatives work; forward-mode differentiation of the
-        function itself does not: use `fnnet.plain`. It is not compiled: put `jax.jit` around it, or
-        around what calls it. It can be pickled where its module has a name for it.
+        function itself does not, nor does `jax.linear_transpose`, which some solvers call
+        (`jax.scipy.sparse.linalg.bicgstab`): use `fnnet.plain`. It is not compiled: put
+        `jax.jit` around it, or around what calls it. It can be pickled where its module has a name
+        for it.
 
     Raises:
         TypeError: when called, for a wrong number of cotangents, a wrong structure or dtype, for
@@ -211,7 +213,8 @@ def _call(rule: Rule, arguments: Arguments) -> Any:
     core = jax.custom_vjp(primal)
     core.defvjp(fwd, bwd, symbolic_zeros=True)
     try:
-        return core(*arguments.release())
+        # JAX's error, where this is transposed, names no function, but shows this line
+        return core(*arguments.release())  # not for jax.linear_transpose: see fnnet.plain
     except (TypeError, NotImplementedError) as e:
         if refused := forward_mode(rule.name, e):
             raise refused from (None if refused is e else e)

@@ -1,6 +1,7 @@
 """What JAX refuses, said with the name of the op and what to do."""
 
 import dataclasses
+import traceback
 from typing import Any
 
 import jax
@@ -117,3 +118,17 @@ def test_a_function_that_tells_no_parameters():
         register(max, lambda a: (a, a), lambda r, g: (g,))
     with pytest.raises(TypeError, match="register: forward must be a function; got 3"):
         register(3, lambda a: (a, a), lambda r, g: (g,))  # type: ignore[arg-type]
+
+
+def test_a_transposed_op_is_found_in_the_traceback():
+    """JAX's message names no function; where the op was called, it shows, and the remedy."""
+
+    def product(x):
+        return fnnet.matmul(np.eye(3), x)
+
+    with pytest.raises(NotImplementedError) as raised:
+        jax.linear_transpose(product, X)(X)
+    shown = "".join(traceback.format_exception(raised.value))
+    assert "in matmul\n" in shown
+    assert "linear_transpose: see fnnet.plain" in shown
+    assert np.all(jax.linear_transpose(fnnet.plain(product), X)(X)[0] == X)

@@ -143,7 +143,11 @@ def lin_bwd(res: Residuals, g: jax.Array) -> tuple[jax.Array, jax.Array, jax.Arr
     """residuals, CT y -> CT x, CT w, CT b."""
     x, w, b, precision = res
     dx = contract("...j,ij->...i", g, w, like=x, precision=precision.value)
-    dw = contract("...i,...j->ij", x, g, like=w, precision=precision.value)
+    if x.ndim > 2:
+        # (gᵀ x)ᵀ, as autodiff has it: XLA for CPUs copies g, not x, which is mostly the larger
+        dw = contract("...j,...i->ji", g, x, like=w, precision=precision.value).T
+    else:
+        dw = contract("...i,...j->ij", x, g, like=w, precision=precision.value)
     db = None if b is None else sum_to(g, b)
     return dx, dw, db
 

@@ -62,20 +62,11 @@ def value_and_cotangents(f, n):
     return run
 
 
-# What still needs more, on JAX 0.10: 13 to 50 %, or an array of the result's size; the last two no
-# more than 1 kB or 32 bytes, by the order in which XLA places what belongs to the loss itself.
+# What still needs more than autodiff, and by what fraction, on JAX 0.10.2 and 0.12 alike: 992 bytes
+# or 1984, a row of the array but for 32 or 64; and 8 bytes of 4 MB, on 0.12 alone.
 OVER = {
-    ("lin", "bfloat16", "value_and_gradient"),
-    ("lin without bias, two batch axes", "float32", "value_and_cotangents"),
-    ("matmul", "bfloat16", "value_and_gradient"),
-    ("glu_mlp", "bfloat16", "value_and_cotangents"),
-    *(
-        ("fold, strided and padded", dtype, program)
-        for dtype in ("float32", "bfloat16")
-        for program in ("value_and_gradient", "value_and_cotangents")
-    ),
-    ("matmul, matrix and vector", "bfloat16", "value_and_gradient"),
-    ("norm of order 1", "float32", "value_and_gradient"),
+    ("norm of order 1", "float32", "value_and_gradient"): 0.94,
+    ("matmul, matrix and vector", "bfloat16", "value_and_gradient"): 2e-6,
 }
 
 
@@ -90,9 +81,7 @@ def test_scratch_memory(case: Case, size, dtype, program):
     if program is value_and_cotangents:
         args.append(jax.eval_shape(case.op, *args))
     hand, auto = (temp(program(f, n), *args) for f in (case.op, fnnet.plain(case.op)))
-    if hand > auto and (case.name, dtype, program.__name__) in OVER:
-        pytest.xfail(f"{hand} bytes, autodiff {auto}")
-    assert hand <= auto
+    assert hand <= auto * (1 + OVER.get((case.name, dtype, program.__name__), 0))
 
 
 @each_case()

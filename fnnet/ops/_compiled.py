@@ -17,7 +17,7 @@ import jax
 
 from fnnet.ops._checks import describe, is_array_or_number
 from fnnet.ops._options import Kind
-from fnnet.rules.refusals import forward_mode
+from fnnet.rules.refusals import forward_mode, stand_in
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -46,17 +46,17 @@ def compiled(**kinds: Kind) -> Callable[[Callable[P, R]], Callable[P, R]]:
         def entered(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any, Any]:
             """The program and what it is to be called with."""
             traced = []
-            if len(args) > options_from or any(map(_is_like_array, args)):
+            if len(args) > options_from or any(map(_is_to_be_asked, map(type, args))):
                 given = list(args)
                 for i, x in enumerate(args[: len(by_place)]):
-                    kind = by_place[i]
-                    given[i] = _array(x) if kind is None else kind(name, names[i], x)
+                    kind, key = by_place[i], names[i]
+                    given[i] = _array(name, key, x) if kind is None else kind(name, key, x)
                     if kind and isinstance(given[i], jax.Array):
-                        traced.append(names[i])
+                        traced.append(key)
                 args = tuple(given)
             for key, x in kwargs.items():
                 kind = kinds.get(key)
-                kwargs[key] = x = _array(x) if kind is None else kind(name, key, x)
+                kwargs[key] = x = _array(name, key, x) if kind is None else kind(name, key, x)
                 if kind and isinstance(x, jax.Array):
                     traced.append(key)
             return (program(frozenset(traced)) if traced else whole), args, kwargs
@@ -75,13 +75,19 @@ def compiled(**kinds: Kind) -> Callable[[Callable[P, R]], Callable[P, R]]:
     return decorate
 
 
-def _is_like_array(x: Any) -> bool:
-    """Whether `x` is no array of JAX's, but has one to give: flax's `nnx.Param`, say."""
-    return hasattr(x, "__jax_array__") and not isinstance(x, jax.Array)  # a tracer has it too
+@functools.cache
+def _is_to_be_asked(kind: Any) -> bool:
+    """Whether a value of this class may be no array of JAX's: one that is traced may be a Ref."""
+    return not issubclass(kind, jax.Array) or issubclass(kind, jax.core.Tracer)
 
 
-def _array(x: Any) -> Any:
-    return x.__jax_array__() if _is_like_array(x) else x
+def _array(op: str, name: str, x: Any) -> Any:
+    """`x`, or the array it has to give: flax's `nnx.Param` has one, say."""
+    if isinstance(x, jax.Array):
+        return x
+    if what := stand_in(name, x):
+        raise TypeError(f"{op}: {name} must be an array; got {what}")
+    return x.__jax_array__() if hasattr(x, "__jax_array__") else x
 
 
 def _explain(

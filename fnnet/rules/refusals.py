@@ -34,6 +34,35 @@ def forward_mode(op: str, error: Exception) -> ForwardModeError | None:
     )
 
 
+def stand_in(name: str, x: Any) -> str | None:
+    """What `x` is and what to give, if it stands for an array and is none; None if it does not.
+
+    Example:
+        >>> stand_in("x", jax.ShapeDtypeStruct((2,), "float32"))
+        'a jax.ShapeDtypeStruct, without any numbers. Give an array, or call jax.eval_shape'
+    """
+    if isinstance(x, jax.ShapeDtypeStruct):
+        return "a jax.ShapeDtypeStruct, without any numbers. Give an array, or call jax.eval_shape"
+    if isinstance(x, jax.Ref):
+        return f"a jax.Ref, which holds an array and is none. Give what it holds, {name}[...]"
+    return None
+
+
+def stand_ins(op: str, arguments: dict[str, Any], error: Exception) -> TypeError | None:
+    """The error to raise in the place of one about an argument that stands for an array.
+
+    A function that is registered may take such a thing, and do with it what it knows to do.
+    """
+    if "Ref" not in str(error) and "ShapeDtypeStruct" not in str(error):
+        return None
+    for name, argument in arguments.items():
+        for leaf in jax.tree.leaves(argument):
+            if what := stand_in(name if leaf is argument else "ref", leaf):
+                where = name if leaf is argument else f"a leaf of {name}"
+                return TypeError(f"{op}: {where} is {what}. What was said of it: {error}")
+    return None
+
+
 def closed_over(*functions: Callable[..., Any]) -> list[tuple[str, Any]]:
     """The traced arrays that functions close over, by the name they have there.
 

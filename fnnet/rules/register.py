@@ -23,7 +23,7 @@ import jax.numpy as jnp
 from fnnet.rules.arguments import Arguments
 from fnnet.rules.mesh import forward_with_axes_automatic
 from fnnet.rules.passes import Pass, Rule
-from fnnet.rules.refusals import closed_over, forward_mode
+from fnnet.rules.refusals import closed_over, forward_mode, stand_ins
 from fnnet.rules.wrapper import Wrapper
 
 P = ParamSpec("P")
@@ -113,7 +113,12 @@ def register(
         bound.apply_defaults()
         free = closed_over(forward, fwd, bwd)
         arguments = Arguments(signature, bound, static, left_out, free)
-        return _call(rule, arguments)  # type: ignore[no-any-return]
+        try:
+            return _call(rule, arguments)  # type: ignore[no-any-return]
+        except (TypeError, AttributeError) as e:
+            if refused := stand_ins(name, bound.arguments, e):
+                raise refused from e
+            raise
 
     op = Wrapper(forward, run)
     op.__name__ = op.__qualname__ = name  # type: ignore[attr-defined]

@@ -132,3 +132,42 @@ def test_a_transposed_op_is_found_in_the_traceback():
     assert "in matmul\n" in shown
     assert "linear_transpose: see fnnet.plain" in shown
     assert np.all(jax.linear_transpose(fnnet.plain(product), X)(X)[0] == X)
+
+
+STAND_INS = {
+    "ShapeDtypeStruct": (lambda: jax.ShapeDtypeStruct((3,), "float64"), "Give an array"),
+    "Ref": (lambda: jax.new_ref(jnp.ones(3)), r"Give what it holds, [xb]\[...\]"),
+}
+
+
+@pytest.mark.parametrize("kind", STAND_INS)
+@pytest.mark.parametrize("under", [lambda f: f, jax.jit], ids=["eagerly", "under jit"])
+def test_what_stands_for_an_array_is_refused(kind, under):
+    make, remedy = STAND_INS[kind]
+    for op, f in {
+        "square": square,
+        "through_rule": lambda x: through_rule(x),
+        "relu": fnnet.relu,
+        "matmul": lambda x: fnnet.matmul(np.eye(3), b=x),
+    }.items():
+        x = make()
+        with pytest.raises(TypeError, match=rf"^{op}: .*jax.{kind}.*{remedy}"):
+            under(lambda f=f, x=x: f(x))()
+    if kind == "Ref":
+        with pytest.raises(TypeError, match=r"^relu: x .*jax.Ref"):
+            jax.jit(fnnet.relu)(make())
+        with pytest.raises(TypeError, match=r"^square: x .*jax.Ref"):
+            jax.jit(square)(make())
+
+
+def test_a_registered_function_may_take_a_ref():
+    """JAX's own example: a cotangent is stashed on its way back."""
+
+    def bwd(ref, g):
+        ref[...] = g
+        return None, g
+
+    stash = register(lambda ref, x: x, lambda ref, x: (x, ref), bwd, name="stash")
+    ref = jax.new_ref(jnp.zeros(3))
+    jax.grad(lambda x: jnp.sum(stash(ref, x) * X * 2))(jnp.ones(3))
+    assert np.all(ref[...] == 2)

@@ -70,8 +70,6 @@ SCATTERED = "conv2d, unfold, strided, padded, dilated"
 # fraction of the bytes of the arguments.
 OVER = {
     # a second array for the second projection, which keeps the digits of the tail
-    ("softmax", "float32", COTANGENTS): (0.5, 0.5),
-    ("softmax along the first axis", "float32", COTANGENTS): (0.5, 0.5),
     ("log_softmax", "float32", COTANGENTS): (0.499, 0.499),
     ("log_softmax along the middle axis", "float32", COTANGENTS): (0.497, 0.497),
     (Z_LOSS, "float32", GRADIENT): (0.373, 0.373),

@@ -1,7 +1,9 @@
 """The scripts as a user starts them: processes of their own, without the tests' configuration."""
 
+import functools
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -22,6 +24,8 @@ def program(script: str, *args: str, cwd: Path, **env: str) -> subprocess.Popen[
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         encoding="utf-8",
+        # as from a terminal: what runs in the background of a shell is deaf to interrupts
+        preexec_fn=functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
     )
 
 

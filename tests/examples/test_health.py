@@ -87,7 +87,7 @@ RUNS = {
     "bf16": (mnist, "--data digits --smoke --lr 1e25 --precision bf16"),
     "rnn": (char_lm, "--smoke --model rnn --lr 1e38 --reports 1"),
     "gru": (char_lm, "--smoke --model gru --lr 1e38 --reports 1"),
-    "transformer": (char_lm, "--smoke --lr 1e38"),
+    "transformer": (char_lm, "--smoke --lr 3e38 --reports 1"),
 }
 
 

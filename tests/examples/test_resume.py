@@ -231,7 +231,6 @@ CONTRADICTIONS = {
     "--batch-size 128": "--batch-size is 128 here and 256 there",
     "--epochs 5": "--steps or --epochs is 25 steps here and 30 steps there",
     "--hidden 9": r"--hidden is \[9\] here and \[8\] there",
-    "--model cnn": "--model is cnn here and mlp there",
     "--lr 0.5": "--lr is 0.5 here and 0.002 there",
     "--init zeros": "--init is zeros here and kaiming_normal there",
     "--precision bf16": "--precision is bf16 here and float32 there",
@@ -246,6 +245,8 @@ def test_contradicting_flags(tmp_path, killed, capsys):
         error = refused(capsys, start("mlp", tmp_path, "--resume", *args.split()))
         assert re.search(said, error), error
     assert sorted(tmp_path.rglob("*")) == before
+    error = refused(capsys, start("cnn", tmp_path, "--resume"))
+    assert "--model is cnn here and mlp there" in error
     error = refused(capsys, start("rnn", tmp_path, "--resume"))
     assert "--model is rnn here and mlp there" in error
 

@@ -1,6 +1,5 @@
 """The scripts as a user starts them: processes of their own, without the tests' configuration."""
 
-import functools
 import json
 import os
 import signal
@@ -17,16 +16,20 @@ def program(script: str, *args: str, cwd: Path, **env: str) -> subprocess.Popen[
     """Start a script, from anywhere."""
     clean = {k: v for k, v in os.environ.items() if not k.startswith(("XLA_", "JAX_"))}
     paths = [str(EXAMPLES.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
-    return subprocess.Popen(
-        [sys.executable, str(EXAMPLES / script), *args],
-        cwd=cwd,
-        env={**clean, "PYTHONPATH": os.pathsep.join(paths), "JAX_PLATFORMS": "cpu", **env},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        encoding="utf-8",
-        # as from a terminal: what runs in the background of a shell is deaf to interrupts
-        preexec_fn=functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
-    )
+    # as from a terminal: what runs in the background of a shell is deaf to interrupts, and so are
+    # the processes it starts
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        return subprocess.Popen(
+            [sys.executable, str(EXAMPLES / script), *args],
+            cwd=cwd,
+            env={**clean, "PYTHONPATH": os.pathsep.join(paths), "JAX_PLATFORMS": "cpu", **env},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            encoding="utf-8",
+        )
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def ended(process: subprocess.Popen[str], code: int = 0) -> tuple[str, str]:

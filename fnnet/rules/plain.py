@@ -97,7 +97,8 @@ def _traced(f: Callable[..., Any], of_arrays: Callable[..., Any], values: Sequen
     try:
         return jax.make_jaxpr(of_arrays)(*values)
     except NotImplementedError as e:
-        if "Transpose rule" not in str(e) or "custom_vjp_call" not in str(e):
+        # the second where custom_vjp is one of JAX 0.12's classes (JAX_CUSTOM_VJP3)
+        if "custom_vjp_call" not in str(e) and "must implement `transpose`" not in str(e):
             raise
         name = getattr(f, "__name__", "f")
         raise NotImplementedError(
@@ -125,11 +126,30 @@ def _equation(eqn: Equation, values: list[Any]) -> Sequence[Any]:
         return bind(eqn, values)
     if name == "shard_map":
         return _shard_map(eqn, values)
+    if _is_checkpoint_class(eqn):
+        return _checkpoint(eqn, values)
     return bind(eqn, values, **{k: _stripped(p) for k, p in eqn.params.items() if _jaxprs(p)})
 
 
 def _is_custom_class(eqn: Equation) -> bool:
     return type(eqn.params.get("_prim")).__name__ in _CUSTOM_CLASSES
+
+
+def _is_checkpoint_class(eqn: Equation) -> bool:
+    """Whether `eqn` is `jax.checkpoint`, where that is one of JAX 0.12's classes (JAX_REMAT3)."""
+    return type(eqn.params.get("_prim")).__name__ == "RematTraced"
+
+
+def _checkpoint(eqn: Equation, values: list[Any]) -> Sequence[Any]:
+    """Call `jax.checkpoint` anew, on the function in it without rules."""
+    prim = eqn.params["_prim"]
+    inner, consts = opened(prim.jaxpr)
+
+    def body(*args: Any) -> tuple[Any, ...]:
+        return tuple(run(inner, consts, args, _equation))
+
+    again = jax.checkpoint(body, policy=prim.policy, prevent_cse=prim.prevent_cse)
+    return again(*values)  # type: ignore[no-any-return]
 
 
 def _expanded(eqn: Equation, *values: Any) -> list[Any]:
@@ -185,9 +205,10 @@ def _has_rule(eqn: Equation) -> bool:
     """Whether a custom rule is in `eqn` or in a function it calls, at any depth."""
     if eqn.primitive.name in _CUSTOM or _is_custom_class(eqn):
         return True
+    params = eqn.params["_prim"].params if _is_checkpoint_class(eqn) else eqn.params
     return any(
         _has_rule(inner)
-        for param in eqn.params.values()
+        for param in params.values()
         for jaxpr in _jaxprs(param)
         for inner in opened(jaxpr)[0].eqns
     )

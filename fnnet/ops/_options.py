@@ -11,9 +11,9 @@ option, so that no op writes such checks itself.
     choice(...)        one of some strings
     AXIS, AXES         an axis; several of them, or None for all
     PRECISION          of matrix products, as JAX has it
-    SIZES, PADDING     of windows: what `_windows.py` reads, in one form
     OUT_SHARDING       of a result, on meshes of explicit axes, as `jnp.matmul` has it
-    STATIC             any other value known when the op is compiled
+    STATIC             any other value known when the op is compiled, in one form: sizes and padding
+                       of windows, say, which `_window_arguments.py` reads
 """
 
 from __future__ import annotations

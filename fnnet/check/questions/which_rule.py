@@ -22,7 +22,7 @@ HAND_WRITTEN = (
     "custom_root",
     "custom_vmap",
     "linear_call",
-    "callback",
+    "pure_callback",  # and not one that only looks: jax.debug.print
     "pallas_call",
     "ffi_call",
 )

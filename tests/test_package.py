@@ -11,7 +11,7 @@ from importlib import metadata
 import pytest
 
 import fnnet
-from fnnet.check.samples import op_names
+from fnnet.check.selftest.samples import op_names
 
 ROOT = pathlib.Path(__file__).parents[1]
 FNNET = ROOT / "fnnet"
@@ -61,6 +61,33 @@ def test_imports_run_one_way(path):
             assert name.split(".")[1] in may, f"{path}: {name}"
         if parts[0] == "proof":
             assert name.split(".")[0] not in {"jax", "jaxlib", "jaxtyping"}, f"{path}: {name}"
+
+
+# the rooms of check, in order: each may import those before it
+ROOMS = (
+    "case",
+    "oracle",
+    "diagnosis",
+    "questions",
+    "report",
+    "verify",
+    "compare",
+    "selftest",
+    "cli",
+)
+
+
+@pytest.mark.parametrize(
+    "path", [p for p in FILES if "check" in p.relative_to(FNNET).parts[:-1]], ids=lambda p: p.name
+)
+def test_the_rooms_of_check_are_in_order(path):
+    room = path.relative_to(FNNET / "check").parts[0].removesuffix(".py")
+    if room == "__init__":
+        return
+    for name in _imports(path):
+        if name.startswith("fnnet.check."):
+            other = name.split(".")[2]
+            assert ROOMS.index(other) <= ROOMS.index(room), f"{path}: {name}"
 
 
 def _python(code: str) -> str:

@@ -16,9 +16,9 @@ import jax
 
 from fnnet import ops
 from fnnet._terminal import Columns, Parser, file_fault, for_people, one_of, write
-from fnnet.check.report import Report
-from fnnet.check.samples import op_names, samples
-from fnnet.check.twin import NEAR, twin_error
+from fnnet.check.report.report import Report
+from fnnet.check.selftest.samples import op_names, samples
+from fnnet.check.selftest.twin import NEAR, twin_error
 from fnnet.check.verify import check_vjp
 
 SEED = 20_261_122
@@ -77,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"fnnet check: this platform has {given} devices, not {devices}", file=sys.stderr)
         return 2
     if options.score:
-        from fnnet.check import score
+        from fnnet.check.selftest import score
 
         return score.main(options.json, options.only)
     return _check(list(dict.fromkeys(options.op or op_names())), options.json, options.verbose)

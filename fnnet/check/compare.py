@@ -8,11 +8,11 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from fnnet.check import settings
-from fnnet.check.evidence import Evidence
-from fnnet.check.modes import NATIVE
+from fnnet.check.case import settings
+from fnnet.check.case.modes import NATIVE
+from fnnet.check.oracle.evidence import Evidence
 from fnnet.check.questions import contract, reverse, value, which_rule
-from fnnet.check.report import Report
+from fnnet.check.report.report import Report
 from fnnet.check.verify import make_case, make_report, seed_of
 
 

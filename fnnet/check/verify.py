@@ -10,11 +10,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fnnet.check import settings
-from fnnet.check.case import Case, first_line
-from fnnet.check.evidence import Evidence
-from fnnet.check.explain import explain
-from fnnet.check.modes import NATIVE
+from fnnet.check.case import settings
+from fnnet.check.case.case import Case, first_line
+from fnnet.check.case.finding import Detail, Finding
+from fnnet.check.case.modes import NATIVE
+from fnnet.check.case.subject import take_apart
+from fnnet.check.diagnosis.explain import explain
+from fnnet.check.oracle.evidence import Evidence
 from fnnet.check.questions import (
     contract,
     determinism,
@@ -32,8 +34,7 @@ from fnnet.check.questions import (
     value,
     which_rule,
 )
-from fnnet.check.report import Detail, Finding, GradientError, Report
-from fnnet.check.subject import take_apart
+from fnnet.check.report.report import GradientError, Report
 
 QUESTIONS = (
     value,

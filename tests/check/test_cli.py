@@ -8,9 +8,10 @@ import jax
 import pytest
 
 import fnnet.proof
-from fnnet.check import cli, score
-from fnnet.check.samples import SAMPLES, op_names, samples
-from fnnet.check.twin import NEAR, twin_error
+from fnnet.check import cli
+from fnnet.check.selftest import score
+from fnnet.check.selftest.samples import SAMPLES, op_names, samples
+from fnnet.check.selftest.twin import NEAR, twin_error
 from fnnet.proof import reference
 from tests.planted import BUGS, RIGHT
 from tests.planted.functions import lin

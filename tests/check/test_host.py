@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from fnnet.check.modes import WIDE, Program
+from fnnet.check.case.modes import WIDE, Program
 
 
 def _sin(x, seen):

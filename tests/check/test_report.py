@@ -9,7 +9,7 @@ import pytest
 
 import fnnet
 from fnnet.check import Finding, GradientError, Report, assert_vjp, check_vjp, compare_gradients
-from fnnet.check.report import DIAGNOSES
+from fnnet.check.case.finding import DIAGNOSES
 from tests.planted import BUGS
 from tests.planted.functions import lin, lin_args
 from tests.planted.row import changed, rule

@@ -10,11 +10,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from fnnet.check.case import Case, pull
-from fnnet.check.explain import explain
-from fnnet.check.modes import NATIVE
-from fnnet.check.report import Detail, Finding
-from fnnet.check.rules_of import raw_cotangents
+from fnnet.check.case.case import Case, pull
+from fnnet.check.case.finding import Detail, Finding
+from fnnet.check.case.modes import NATIVE
+from fnnet.check.diagnosis.explain import explain
+from fnnet.check.questions.rules_of import raw_cotangents
 
 NAME = "contract"
 

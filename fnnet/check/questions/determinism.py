@@ -9,12 +9,12 @@ from __future__ import annotations
 import jax
 import numpy as np
 
-from fnnet.check.case import pull
-from fnnet.check.evidence import Evidence, finding
-from fnnet.check.explain import explain
-from fnnet.check.modes import NATIVE, to_numpy, widened
-from fnnet.check.report import Detail, Finding
-from fnnet.check.tolerance import compared, scale_of
+from fnnet.check.case.case import pull
+from fnnet.check.case.finding import Detail, Finding
+from fnnet.check.case.modes import NATIVE, to_numpy, widened
+from fnnet.check.diagnosis.explain import explain
+from fnnet.check.oracle.evidence import Evidence, finding
+from fnnet.check.oracle.tolerance import compared, scale_of
 
 NAME = "determinism"
 NAME_JIT = "jit against no jit"

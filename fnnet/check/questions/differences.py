@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from fnnet.check.evidence import Evidence
-from fnnet.check.modes import NATIVE
-from fnnet.check.numerical import Derivative, pairing
-from fnnet.check.report import Detail, Finding, Verdict
+from fnnet.check.case.finding import Detail, Finding, Verdict
+from fnnet.check.case.modes import NATIVE
+from fnnet.check.oracle.evidence import Evidence
+from fnnet.check.oracle.numerical import Derivative, pairing
 
 NAME = "reverse against differences"
 ALL_ELEMENTS = 64

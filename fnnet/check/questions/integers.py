@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from fnnet.check.evidence import Evidence
-from fnnet.check.report import Detail, Finding
+from fnnet.check.case.finding import Detail, Finding
+from fnnet.check.oracle.evidence import Evidence
 
 NAME = "arguments without derivative"
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from fnnet.check.evidence import Evidence
-from fnnet.check.report import Detail, Finding
-from fnnet.check.tolerance import scale_of
+from fnnet.check.case.finding import Detail, Finding
+from fnnet.check.oracle.evidence import Evidence
+from fnnet.check.oracle.tolerance import scale_of
 
 NAME = "kinks"
 

@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from fnnet.check import diagnosis
-from fnnet.check.evidence import Evidence, finding
-from fnnet.check.report import Detail, Finding
-from fnnet.check.subject import Arrays
-from fnnet.check.tolerance import compared, scale_of
+from fnnet.check.case.finding import Detail, Finding
+from fnnet.check.case.subject import Arrays
+from fnnet.check.diagnosis import mistakes
+from fnnet.check.oracle.evidence import Evidence, finding
+from fnnet.check.oracle.tolerance import compared, scale_of
 
 NAME = "linearity in g"
 FACTORS = (-1.0, 1e-3, 1e3)
@@ -57,7 +57,7 @@ def ask(e: Evidence) -> list[Finding]:
             continue
         # one that does not depend on g at all is its own diagnosis
         constant = np.array_equal(at_other[i], base[i]) and bool(np.any(base[i]))
-        if not constant and (rounded := diagnosis.computed_narrow(e, c)):
+        if not constant and (rounded := mistakes.computed_narrow(e, c)):
             e.nonlinear[i] = rounded
             findings.append(finding(NAME, path, c, c.worst, "wrong", *rounded))
             continue

@@ -6,14 +6,23 @@ from typing import Any
 
 import numpy as np
 
-from fnnet.check import diagnosis
-from fnnet.check.case import first_line
-from fnnet.check.evidence import Evidence, finding
-from fnnet.check.modes import BFLOAT16, FLOAT16, WIDE, Mode, epsilon, largest, smallest, widened
+from fnnet.check.case.case import first_line
+from fnnet.check.case.finding import Detail, Finding
+from fnnet.check.case.modes import (
+    BFLOAT16,
+    FLOAT16,
+    WIDE,
+    Mode,
+    epsilon,
+    largest,
+    smallest,
+    widened,
+)
+from fnnet.check.case.subject import Arrays
+from fnnet.check.diagnosis import mistakes
+from fnnet.check.oracle.evidence import Evidence, finding
+from fnnet.check.oracle.tolerance import DRAWS, MARGIN, scale_of, smooth, typical
 from fnnet.check.questions.reverse import CANCELS, excused, nearest
-from fnnet.check.report import Detail, Finding
-from fnnet.check.subject import Arrays
-from fnnet.check.tolerance import DRAWS, MARGIN, scale_of, smooth, typical
 
 NAME = "low precision"
 
@@ -73,7 +82,7 @@ def _in(e: Evidence, mode: Mode) -> list[Finding]:
             run(values, other.case.g, mode) for run in (other.case.by_hand, other.case.by_truth)
         )
         grown = _compare(other, name, mode, values, hand, auto)
-        found = diagnosis.running_sums(grown) or found
+        found = mistakes.running_sums(grown) or found
     return found
 
 
@@ -110,7 +119,7 @@ def _compare(
         elif c.bad.any() and not (c.bad & ~excused(c, e.own_noise(i, eps))).any():
             findings.append(Finding(name, "skipped", path, detail=Detail(words=CANCELS)))
         elif c.bad.any():
-            code, detail = diagnosis.narrow(e, i, c, mode)
+            code, detail = mistakes.narrow(e, i, c, mode)
             findings.append(finding(name, path, c, c.worst, "wrong", code, detail))
     return findings or [Finding(name, "correct", bound=MARGIN / 2 * eps)]
 

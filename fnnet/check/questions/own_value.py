@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from fnnet.check.evidence import Evidence
-from fnnet.check.modes import NATIVE
+from fnnet.check.case.finding import Finding
+from fnnet.check.case.modes import NATIVE
+from fnnet.check.oracle.evidence import Evidence
 from fnnet.check.questions import value
-from fnnet.check.report import Finding
 
 NAME = f"{value.NAME}, in own dtypes"
 

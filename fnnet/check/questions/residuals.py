@@ -7,9 +7,9 @@ from typing import Any
 
 import jax
 
-from fnnet.check.evidence import Evidence
-from fnnet.check.modes import NATIVE
-from fnnet.check.report import Detail, Finding
+from fnnet.check.case.finding import Detail, Finding
+from fnnet.check.case.modes import NATIVE
+from fnnet.check.oracle.evidence import Evidence
 
 NAME = "residual bytes"
 

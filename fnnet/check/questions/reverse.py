@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from fnnet.check import diagnosis
-from fnnet.check.evidence import Evidence, finding
-from fnnet.check.modes import NATIVE, epsilon, in_16_bits
-from fnnet.check.report import Detail, Finding
-from fnnet.check.tolerance import (
+from fnnet.check.case.finding import Detail, Finding
+from fnnet.check.case.modes import NATIVE, epsilon, in_16_bits
+from fnnet.check.diagnosis import mistakes
+from fnnet.check.oracle.evidence import Evidence, finding
+from fnnet.check.oracle.tolerance import (
     MARGIN,
     Compared,
     compared,
@@ -58,7 +58,7 @@ def ask(e: Evidence) -> list[Finding]:
         judged = e.arbiter.judge(i, c)
         if judged.convicted:
             wrong.add(i)
-            code, detail = diagnosis.first_order(e, i, c)
+            code, detail = mistakes.first_order(e, i, c)
             e.accused[path] = code
             findings.append(finding(NAME, path, c, judged.index, "wrong", code, detail))
             continue
@@ -85,7 +85,7 @@ def ask(e: Evidence) -> list[Finding]:
         own = in_own_dtypes(e, wrong)
         accused = wrong | {case.paths.index(f.arg) for f in own if f.verdict == "wrong"}
         if in_16_bits(case.native_eps):
-            grown = diagnosis.running_sums(in_own_dtypes(e.of_one_sign, accused))
+            grown = mistakes.running_sums(in_own_dtypes(e.of_one_sign, accused))
             told = {f.arg for f in grown}
             own = [f for f in own if f.arg not in told] + grown
         findings += own
@@ -112,7 +112,7 @@ def in_own_dtypes(e: Evidence, wrong: set[int]) -> list[Finding]:
             detail = Detail(words=CANCELS)
             findings.append(finding(name, path, c, c.worst, "undecidable", None, detail))
         elif c.bad.any():
-            code, detail = diagnosis.narrow(e, i, c, NATIVE)
+            code, detail = mistakes.narrow(e, i, c, NATIVE)
             findings.append(finding(name, path, c, c.worst, "wrong", code, detail))
         else:
             findings.append(finding(name, path, c, c.worst, "correct", None, Detail()))

@@ -8,15 +8,15 @@ from typing import Any
 import jax
 import numpy as np
 
-from fnnet.check import diagnosis
-from fnnet.check.case import Case, first_line
-from fnnet.check.evidence import Evidence, finding
-from fnnet.check.explain import FORWARD_MODE, is_forward_mode
-from fnnet.check.modes import NATIVE, Program, widened
-from fnnet.check.numerical import pairing
-from fnnet.check.report import Detail, Finding
-from fnnet.check.subject import Arrays
-from fnnet.check.tolerance import MARGIN, Compared, compared, scale_of, smooth
+from fnnet.check.case.case import Case, first_line
+from fnnet.check.case.finding import Detail, Finding
+from fnnet.check.case.modes import NATIVE, Program, widened
+from fnnet.check.case.subject import Arrays
+from fnnet.check.diagnosis import mistakes
+from fnnet.check.diagnosis.explain import FORWARD_MODE, is_forward_mode
+from fnnet.check.oracle.evidence import Evidence, finding
+from fnnet.check.oracle.numerical import pairing
+from fnnet.check.oracle.tolerance import MARGIN, Compared, compared, scale_of, smooth
 
 NAME = "second order"
 WAYS = ("forward over reverse", "reverse over reverse")
@@ -146,7 +146,7 @@ def _compare(
             findings.append(Finding(name, "skipped", path, detail=Detail(words=words)))
             continue
         if c.bad.any():
-            _, fitted = diagnosis.fit(a, b, float(np.max(c.bound)))
+            _, fitted = mistakes.fit(a, b, float(np.max(c.bound)))
             fitted["words"] = (
                 f"the gradient is right and its derivative is not: {fitted}. Does the rule compute "
                 "something of its arguments outside of JAX, or stop a gradient?"

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from fnnet.check.evidence import Evidence
-from fnnet.check.report import Finding
-from fnnet.check.sharding import data_parallel, spread_out
+from fnnet.check.case.finding import Finding
+from fnnet.check.oracle.evidence import Evidence
+from fnnet.check.questions.sharding import data_parallel, spread_out
 
 NAME = "sharded"
 

@@ -13,14 +13,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fnnet.check import diagnosis
-from fnnet.check.case import first_line, pull
-from fnnet.check.evidence import Evidence, finding
-from fnnet.check.explain import explain
-from fnnet.check.modes import Program, widened
-from fnnet.check.report import Detail, Finding
-from fnnet.check.subject import Arrays
-from fnnet.check.tolerance import compared, scale_of
+from fnnet.check.case.case import first_line, pull
+from fnnet.check.case.finding import Detail, Finding
+from fnnet.check.case.modes import Program, widened
+from fnnet.check.case.subject import Arrays
+from fnnet.check.diagnosis import mistakes
+from fnnet.check.diagnosis.explain import explain
+from fnnet.check.oracle.evidence import Evidence, finding
+from fnnet.check.oracle.tolerance import compared, scale_of
 
 SCALES = (1.0, 0.75, 1.25)
 LARGE = 200_000
@@ -155,7 +155,7 @@ def _differing(
         if not c.bad.any():
             continue
         wrong = [k for k in range(len(g)) if c.bad[k].any()]
-        code, detail = diagnosis.fit(g[wrong[0]], w[wrong[0]], float(np.max(c.bound)))
+        code, detail = mistakes.fit(g[wrong[0]], w[wrong[0]], float(np.max(c.bound)))
         if len(wrong) < len(g) and code == "unknown":
             code, detail = "elements", Detail(words=f"examples {wrong} of {len(g)} are wrong")
         detail["words"] = f"d{path} is right one example at a time, and wrong {words}: {detail}"

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from fnnet.check.evidence import Evidence, finding
-from fnnet.check.modes import NATIVE, Mode, epsilon, widened
-from fnnet.check.report import Detail, Finding
-from fnnet.check.tolerance import compared, scale_of
+from fnnet.check.case.finding import Detail, Finding
+from fnnet.check.case.modes import NATIVE, Mode, epsilon, widened
+from fnnet.check.oracle.evidence import Evidence, finding
+from fnnet.check.oracle.tolerance import compared, scale_of
 
 NAME = "value under differentiation"
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import jax
 
-from fnnet.check.case import Case, pull
-from fnnet.check.evidence import Evidence
-from fnnet.check.host import equations
-from fnnet.check.report import Detail, Finding
+from fnnet.check.case.case import Case, pull
+from fnnet.check.case.finding import Detail, Finding
+from fnnet.check.case.host import equations
+from fnnet.check.oracle.evidence import Evidence
 
 NAME = "which rule ran"
 

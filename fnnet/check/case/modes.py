@@ -11,9 +11,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fnnet.check import settings
-from fnnet.check.host import InPlace
-from fnnet.check.subject import Arrays
+from fnnet.check.case import settings
+from fnnet.check.case.host import InPlace
+from fnnet.check.case.subject import Arrays
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,9 +18,9 @@ from typing import Any
 
 import numpy as np
 
-from fnnet.check.case import Case
-from fnnet.check.modes import Mode
-from fnnet.check.subject import Arrays
+from fnnet.check.case.case import Case
+from fnnet.check.case.modes import Mode
+from fnnet.check.case.subject import Arrays
 
 DRAWS = 3
 MARGIN = 16.0

@@ -9,10 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fnnet.check.case import Case
-from fnnet.check.modes import NATIVE, WIDE, Program
-from fnnet.check.subject import Arrays
-from fnnet.check.tolerance import scale_of
+from fnnet.check.case.case import Case
+from fnnet.check.case.modes import NATIVE, WIDE, Program
+from fnnet.check.case.subject import Arrays
+from fnnet.check.oracle.tolerance import scale_of
 
 # steps relative to the size of the argument. No ratio of two of them is a whole number: a fast
 # periodic function would look smooth at all of them

@@ -7,14 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from fnnet.check.arbiter import Arbiter
-from fnnet.check.case import Case
-from fnnet.check.modes import NATIVE, widened
-from fnnet.check.paths import Paths
-from fnnet.check.repeatable import difference
-from fnnet.check.report import Detail, Finding, Verdict
-from fnnet.check.subject import Arrays
-from fnnet.check.tolerance import (
+from fnnet.check.case.case import Case
+from fnnet.check.case.finding import Detail, Finding, Verdict
+from fnnet.check.case.modes import NATIVE, widened
+from fnnet.check.case.subject import Arrays
+from fnnet.check.oracle.arbiter import Arbiter
+from fnnet.check.oracle.repeatable import difference
+from fnnet.check.oracle.tolerance import (
     MARGIN,
     Compared,
     natural_scale,
@@ -33,7 +32,7 @@ class Evidence:
         accused: for every argument whose gradient was found wrong, the diagnosis.
         wrong_first_order: whether the gradient itself was found wrong.
         nonlinear: for every argument whose gradient is not linear in g, what is wrong with it.
-        paths: the plain function's graph, for the diagnosis.
+        kept: what the diagnosis computed of the case, by name.
     """
 
     def __init__(self, case: Case) -> None:
@@ -43,7 +42,7 @@ class Evidence:
         self.wrong_first_order = False
         self.accused: dict[str, str] = {}
         self.nonlinear: dict[int, tuple[str, Detail]] = {}
-        self.paths = Paths(self)
+        self.kept: dict[str, Any] = {}
 
     @functools.cached_property
     def of_one_sign(self) -> Evidence:

@@ -21,12 +21,12 @@ import numpy as np
 from jax.test_util import check_grads
 
 from fnnet._terminal import for_people, write
-from fnnet.check.subject import take_apart
-from fnnet.check.table import table
+from fnnet.check.case.subject import take_apart
+from fnnet.check.report.table import table
 from fnnet.check.verify import check_vjp
 from fnnet.rules import plain
 
-PLANTED = pathlib.Path(__file__).parents[2] / "tests" / "planted"
+PLANTED = pathlib.Path(__file__).parents[3] / "tests" / "planted"
 DIAGNOSED = 0.9  # of the bugs, at least
 
 

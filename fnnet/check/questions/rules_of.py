@@ -5,10 +5,10 @@ from __future__ import annotations
 import jax
 from jax import dtypes
 
-from fnnet.check.case import Case
-from fnnet.check.modes import NATIVE
-from fnnet.check.report import Detail, Finding
-from fnnet.check.subject import is_float
+from fnnet.check.case.case import Case
+from fnnet.check.case.finding import Detail, Finding
+from fnnet.check.case.modes import NATIVE
+from fnnet.check.case.subject import is_float
 
 
 def raw_cotangents(case: Case) -> list[Finding]:

@@ -105,7 +105,8 @@ def samples(op: str, key: jax.Array) -> list[Sample]:
     """
     if op not in SAMPLES:
         raise LookupError(
-            f"check: no arguments are known for {op}; give it a line in fnnet.check.samples"
+            f"check: no arguments are known for {op}: give it a line in "
+            "fnnet.check.selftest.samples"
         )
     return [_drawn(call, jax.random.fold_in(key, i)) for i, call in enumerate(SAMPLES[op])]
 

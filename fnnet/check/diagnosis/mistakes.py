@@ -9,13 +9,14 @@ from typing import Any
 import jax
 import numpy as np
 
-from fnnet.check.case import pull
-from fnnet.check.fit import Pair, as_mean, as_sum, fit, size_of
-from fnnet.check.host import equations
-from fnnet.check.influence import Influence
-from fnnet.check.modes import NATIVE, Mode, epsilon
-from fnnet.check.report import Detail, Finding
-from fnnet.check.tolerance import Compared
+from fnnet.check.case.case import pull
+from fnnet.check.case.finding import Detail, Finding
+from fnnet.check.case.host import equations
+from fnnet.check.case.modes import NATIVE, Mode, epsilon
+from fnnet.check.diagnosis.fit import Pair, as_mean, as_sum, fit, size_of
+from fnnet.check.diagnosis.influence import Influence
+from fnnet.check.diagnosis.paths import Paths
+from fnnet.check.oracle.tolerance import Compared
 
 __all__ = ["first_order", "fit", "narrow", "running_sums"]
 
@@ -220,7 +221,8 @@ def _share_of(x: Any, axis: int, n: int, share: int) -> Any:
 
 def _missing(e: Any, number: int, c: Compared, pair: Pair) -> Fitted | None:
     try:
-        return e.paths.missing(number, c.got, pair.near)  # type: ignore[no-any-return]
+        paths: Paths = e.kept.setdefault("paths", Paths(e))
+        return paths.missing(number, c.got, pair.near)
     except Exception:  # a graph that cannot be rewritten explains nothing
         return None
 

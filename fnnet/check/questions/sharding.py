@@ -10,13 +10,13 @@ import numpy as np
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from fnnet.check.case import first_line, pull
-from fnnet.check.evidence import Evidence, finding
-from fnnet.check.host import calls_host
-from fnnet.check.modes import to_numpy, widened
-from fnnet.check.report import Detail, Finding
-from fnnet.check.subject import Arrays
-from fnnet.check.tolerance import compared, scale_of
+from fnnet.check.case.case import first_line, pull
+from fnnet.check.case.finding import Detail, Finding
+from fnnet.check.case.host import calls_host
+from fnnet.check.case.modes import to_numpy, widened
+from fnnet.check.case.subject import Arrays
+from fnnet.check.oracle.evidence import Evidence, finding
+from fnnet.check.oracle.tolerance import compared, scale_of
 
 AXIS = "fnnet_check"
 ONE_DEVICE = (

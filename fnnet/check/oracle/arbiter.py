@@ -13,12 +13,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from fnnet.check.case import Case
-from fnnet.check.host import equations
-from fnnet.check.modes import NATIVE
-from fnnet.check.numerical import Differences
-from fnnet.check.subject import Arrays
-from fnnet.check.tolerance import Compared, scale_of
+from fnnet.check.case.case import Case
+from fnnet.check.case.host import equations
+from fnnet.check.case.modes import NATIVE
+from fnnet.check.case.subject import Arrays
+from fnnet.check.oracle.numerical import Differences
+from fnnet.check.oracle.tolerance import Compared, scale_of
 
 # how far beside the sample point a kink is looked for, relative to each number
 BESIDE = 1e-6

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from fnnet.check.fit import size_of
-from fnnet.check.report import Detail
+from fnnet.check.case.finding import Detail
+from fnnet.check.diagnosis.fit import size_of
 
 PROBES = 4
 

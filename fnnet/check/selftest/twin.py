@@ -11,9 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from fnnet import ops
-from fnnet.check import settings
-from fnnet.check.samples import Sample
-from fnnet.check.tolerance import scale_of
+from fnnet.check.case import settings
+from fnnet.check.oracle.tolerance import scale_of
+from fnnet.check.selftest.samples import Sample
 
 # of the largest number: two ways to compute one thing in float64
 NEAR = 1e-10

@@ -15,9 +15,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fnnet.check.modes import Program
-from fnnet.check.report import Detail
-from fnnet.check.subject import Arrays, is_float
+from fnnet.check.case.finding import Detail
+from fnnet.check.case.modes import Program
+from fnnet.check.case.subject import Arrays, is_float
 from fnnet.rules.jaxpr import Equation, bind, opened, run
 
 Row = tuple[tuple[int, ...], float]  # edges, and the weight they are given

@@ -6,8 +6,8 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from fnnet.check.host import equations
-from fnnet.check.modes import epsilon
+from fnnet.check.case.host import equations
+from fnnet.check.case.modes import epsilon
 
 
 def narrowest(jaxpr: Any) -> float:

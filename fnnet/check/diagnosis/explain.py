@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import jax
 
-from fnnet.check.case import first_line
-from fnnet.check.report import Detail
+from fnnet.check.case.case import first_line
+from fnnet.check.case.finding import Detail
 
 _KNOWN = (
     (

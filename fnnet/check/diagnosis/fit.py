@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from fnnet.check.report import Detail
+from fnnet.check.case.finding import Detail
 
 Fitted = tuple[str, Detail] | None
 

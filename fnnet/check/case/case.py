@@ -11,10 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fnnet.check.host import calls_host
-from fnnet.check.modes import NATIVE, WIDE, Mode, Program, epsilon, narrowed, widened
-from fnnet.check.precision import narrowest
-from fnnet.check.subject import Arrays, Subject
+from fnnet.check.case.host import calls_host
+from fnnet.check.case.modes import NATIVE, WIDE, Mode, Program, epsilon, narrowed, widened
+from fnnet.check.case.precision import narrowest
+from fnnet.check.case.subject import Arrays, Subject
 from fnnet.rules import plain
 
 # relative to its leaf's scale, what may differ in float64: rounding alone, where the caller works

@@ -1,0 +1,1 @@
+"""The call that is checked, and the numerics it is run in."""

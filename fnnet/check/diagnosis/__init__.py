@@ -1,0 +1,1 @@
+"""What the mistake probably is."""

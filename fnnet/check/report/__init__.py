@@ -1,0 +1,1 @@
+"""What a check answers, as a table for people and as JSON."""

@@ -1,0 +1,1 @@
+"""The checker's own exam, and fnnet's ops under it."""

@@ -3,7 +3,8 @@
 ops         every op is `fnnet.NAME`; each file of `fnnet.ops` derives its backward rule
 rules       `register`, to give your own function the gradient you derived; `plain`, to take it away
 net         `init`, `layers`, `backprop`, `ladder`: the chapter's machinery, functionally
-measure     `memory`: what an array holds, what a backward pass stores, what a program needs
+measure     `memory`: what an array holds, what a backward pass stores, what a program needs;
+            `targets`: the same for a TPU or a GPU that is not there; loads when asked for
 check       is your own hand-derived gradient right? `check.check_vjp`; loads when asked for
 proof       the ops again in NumPy, and proofs of their rules; loads when asked for
 """
@@ -50,6 +51,7 @@ from fnnet.rules import register as register
 if TYPE_CHECKING:
     from fnnet import check as check
     from fnnet import proof as proof
+    from fnnet import targets as targets
 
     __version__: str
 
@@ -85,6 +87,7 @@ __all__ = [
     "rnn",
     "silu",
     "softmax",
+    "targets",
     "unfold",
 ]
 
@@ -93,7 +96,7 @@ if not TYPE_CHECKING:
 
     def __getattr__(name):
         """Load, when it is first asked for, what those who only import ops need not wait for."""
-        if name in ("check", "proof"):
+        if name in ("check", "proof", "targets"):
             from importlib import import_module
 
             return import_module(f"fnnet.{name}")

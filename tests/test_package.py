@@ -104,6 +104,7 @@ def test_importing_fnnet_loads_only_what_ops_need():
     loaded = _python("import sys, fnnet; print(*sys.modules)").split()
     for lazy in (
         "fnnet.check",
+        "fnnet.targets",
         "fnnet.proof",
         "fnnet.measure.bench",
         "sympy",
@@ -113,7 +114,9 @@ def test_importing_fnnet_loads_only_what_ops_need():
         assert lazy not in loaded, lazy
 
 
-PUBLIC_MODULES = ("ops", "init", "layers", "backprop", "ladder", "memory", "check", "proof")
+PUBLIC_MODULES = (
+    "ops", "init", "layers", "backprop", "ladder", "memory", "targets", "check", "proof",
+)  # fmt: skip
 
 
 def test_public_names():

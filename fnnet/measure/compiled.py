@@ -58,7 +58,9 @@ class CompiledMemory:
         return table([f"on {self.backend}", "bytes", ""], rows, right=[1, 2])
 
 
-def compiled_memory(f: Callable[..., Any], *args: Any, **kwargs: Any) -> CompiledMemory:
+def compiled_memory(
+    f: Callable[..., Any], *args: Any, target: str | None = None, **kwargs: Any
+) -> CompiledMemory:
     """Compile `f` at these arguments and say what memory it needs. Nothing is run.
 
     The figures are exact for the program as compiled, loops included: so they are as reproducible
@@ -68,6 +70,8 @@ def compiled_memory(f: Callable[..., Any], *args: Any, **kwargs: Any) -> Compile
         f: a function of arrays, or what `jax.jit` made of one: its donated and static arguments
             count then.
         args: its arguments. `jax.ShapeDtypeStruct` will do for an array.
+        target: a chip that need not be there, "tpu v5e:1x1" or "h100", as for
+            `fnnet.targets.compile_for`, which tells more; by default JAX's own first device.
         kwargs: its keyword arguments.
 
     Returns:
@@ -86,6 +90,12 @@ def compiled_memory(f: Callable[..., Any], *args: Any, **kwargs: Any) -> Compile
         >>> c.argument, c.output, c.temp
         (12012, 12000, 0)
     """
+    if target is not None:
+        from fnnet.measure.targets import compile_for  # which stands on this file
+
+        needs = compile_for(f, *args, target=target, **kwargs)
+        m = needs.memory
+        return CompiledMemory(m.arguments, m.outputs, m.scratch, m.aliased, needs.target)
     jitted: Any = f if hasattr(f, "lower") else jax.jit(f)
     return memory_of(jitted.lower(*args, **kwargs).compile())
 

@@ -27,9 +27,13 @@ from fnnet._terminal import (
     plot_fault,
     write,
 )
+from fnnet.measure import bench_target
 from fnnet.measure.bench_plot import draw
 from fnnet.measure.bench_tables import further_tables, times_legend, times_row, times_table
+from fnnet.measure.bench_target import BLOCK
+from fnnet.measure.chips import target_of
 from fnnet.measure.epoch import EpochTimes, time_epochs
+from fnnet.measure.fits import bytes_in
 from fnnet.measure.gradient import Measurement, measure
 from fnnet.measure.machine import machine
 from fnnet.measure.rows import ROWS
@@ -56,13 +60,28 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error("--json - and --plot -: standard output is one file")
     if options.plot is not None and set(options.op or ()) == {EPOCH}:
         parser.error("--plot draws gradients, and none is measured: name an op beside epoch")
+    if options.target is None and (options.fits is not None or set(options.op or ()) & {BLOCK}):
+        parser.error("--fits and --op block are about chips that are not there: name a --target")
+    if options.target is not None and (options.plot or EPOCH in (options.op or ())):
+        parser.error("--target tells no time, so there is nothing to --plot and no epoch")
     try:
+        if options.target is not None:
+            target_of(options.target)
+        if options.fits is not None:
+            bytes_in(options.fits)
         for file in files:
             if file is not None and (fault := file_fault(file)):
                 raise OSError(fault)
         if options.plot is not None and (fault := plot_fault(options.plot)):
             raise ValueError(fault)
         human = for_people(*files)
+        if options.target is not None:
+            results = bench_target.run(
+                options.op, options.target, quick=options.quick, fits=options.fits, human=human
+            )
+            if options.json is not None:
+                write(options.json, json.dumps(bench_target.to_dict(results), indent=1))
+            return 0
         results = run(options.op, quick=options.quick, human=human)
         if options.plot is not None:
             with picture(options.plot) as file:
@@ -71,7 +90,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             write(options.json, json.dumps(to_dict(results), indent=1))
     except BrokenPipeError:
         raise
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, ModuleNotFoundError, RuntimeError) as error:
         print(f"fnnet bench: {error}", file=sys.stderr)
         return 2
     return 0
@@ -145,7 +164,7 @@ def _progress(text: str) -> None:
 
 
 def _parser() -> Parser:
-    names = [*dict.fromkeys(row.op for row in ROWS), EPOCH]
+    names = [*dict.fromkeys(row.op for row in ROWS), EPOCH, BLOCK]
     parser = Parser(
         "bench", "Time and memory of gradients by hand, beside JAX's own, on this device.", names
     )
@@ -161,6 +180,17 @@ def _parser() -> Parser:
     )
     parser.add_argument(
         "--plot", metavar="FILE", help="draw the ratios as a chart; for - a PNG to standard output"
+    )
+    parser.add_argument(
+        "--target",
+        metavar="CHIPS",
+        help="compile for chips that need not be there, as 'tpu v5e:2x2' or h100:8, and tell "
+        "memory and exchanges instead of time; with a transformer block's step over all of them",
+    )
+    parser.add_argument(
+        "--fits",
+        metavar="MEMORY",
+        help="with --target: the largest batch of that step in so much memory a chip, as 16GB",
     )
     parser.add_argument(
         "--quick",

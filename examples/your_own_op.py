@@ -13,7 +13,7 @@ import optax
 
 from fnnet import lin, mse, register
 from fnnet.check import check_vjp
-from fnnet.proof.symbolic import Case, Sym, prove
+from fnnet.proof.symbolic import Instance, Sym, prove
 from fnnet.proof.twin.elementary import exp, log, tanh
 
 
@@ -46,7 +46,7 @@ x, noise = jax.random.normal(k1, (500, 1)), jax.random.normal(k2, (500, 1))
 y = 3 * x + 1 + 0.1 * noise + 30 * (jax.random.uniform(k3, (500, 1)) < 0.1)  # a tenth is far off
 
 print(check_vjp(robust, (x, noise)))  # in a test: assert_vjp, which fails with this table
-example = Case({"pred": Sym(3), "targ": Sym(3)})
+example = Instance({"pred": Sym(3), "targ": Sym(3)})
 print(prove("log_cosh", forward=in_numpy, vjp=in_numpy_vjp, cases=[example]))
 for loss in (mse, robust):
     params, adam = (jnp.ones((1, 1)), jnp.zeros(1)), optax.adam(0.05)

@@ -53,7 +53,7 @@ from fnnet import backprop, lin, mse, ops, plain, relu
 from fnnet.measure.memory import residuals
 from fnnet.net.layers import LinearParams
 from fnnet.proof import reference
-from fnnet.proof.symbolic import Case, Sym, prove
+from fnnet.proof.symbolic import Instance, Sym, prove
 
 try:
     from IPython.display import Math, display
@@ -309,8 +309,8 @@ def by_samples(pred, targ, g):
     return d.reshape(pred.shape), -d
 
 
-assert prove("mse", vjp=by_samples, cases=[Case({"pred": Sym(2, 1), "targ": Sym(2)})]).exact
-refuted = prove("mse", vjp=by_samples, cases=[Case({"pred": Sym(2, 2), "targ": Sym(2, 2)})])
+assert prove("mse", vjp=by_samples, cases=[Instance({"pred": Sym(2, 1), "targ": Sym(2)})]).exact
+refuted = prove("mse", vjp=by_samples, cases=[Instance({"pred": Sym(2, 2), "targ": Sym(2, 2)})])
 assert not refuted.exact and len(refuted.differences) == 8
 print("\n".join(str(refuted).splitlines()[:6]))
 
@@ -369,7 +369,7 @@ figure.suptitle("All ways from an argument to the loss: blue the factor, orange 
 # Where all sizes differ, the shapes admit nothing else: `w.T @ g` does not fit.
 
 # %%
-proof = prove("lin", cases=[Case({"x": Sym(2, 1), "w": Sym(1, 2), "b": Sym(2)})])
+proof = prove("lin", cases=[Instance({"x": Sym(2, 1), "w": Sym(1, 2), "b": Sym(2)})])
 assert proof.exact and prove("lin").exact
 print(prove("lin"))
 display(Math(proof.latex))
@@ -396,7 +396,7 @@ refused(lambda: w2.T @ do)
 # The proof holds on either side of the kink.
 
 # %%
-proof = prove("relu", cases=[Case({"x": Sym(2)}, signs=("x",))])
+proof = prove("relu", cases=[Instance({"x": Sym(2)}, signs=("x",))])
 assert proof.exact and len(proof.claims) == 4
 print(proof)
 display(Math(proof.claims[1].latex))

@@ -49,7 +49,7 @@ from jax import lax
 from fnnet import lin, mse, ops, register
 from fnnet.measure.memory import residuals
 from fnnet.proof import reference
-from fnnet.proof.symbolic import Case, Sym, prove
+from fnnet.proof.symbolic import Instance, Sym, prove
 
 try:
     from IPython.display import Math, display
@@ -225,7 +225,7 @@ assert all(jnp.allclose(h, a, rtol=1e-14) for h, a in zip(ops.lin_bwd(lin_kept, 
 # the difference to the rule simplifies to exactly 0.
 
 # %%
-case = Case({"x": Sym(2, 1), "w": Sym(1, 2), "b": Sym(2)})
+case = Instance({"x": Sym(2, 1), "w": Sym(1, 2), "b": Sym(2)})
 proof = prove("lin", cases=[case])
 assert proof.exact
 print(proof)

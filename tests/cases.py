@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.case import Case as Case
+from tests.call import Call as Call
 from tests.rows import activations, dense, images, losses, norms, sequences
 
 CASES = [
@@ -24,30 +24,31 @@ OP_NAMES = sorted({case.op_name for case in CASES})
 
 def each_case(
     *,
-    where: Callable[[Case], bool] = lambda case: True,
-    brief: bool = False,
+    where: Callable[[Call], bool] = lambda case: True,
     long: bool = False,
 ) -> Any:
     """Run a test for every row, or for those `where` says.
 
-    Rows of ops beyond the chapter's are marked `further`. Those of them that are variants where
-    `brief`, and all of them where `long`, are marked `thorough`: they run only when asked for.
+    One row of every op runs by default; its variants are marked `thorough`, and where `long` all
+    rows but the chapter's. Rows of ops beyond the chapter's are marked `further`.
     """
     rows = [
-        pytest.param(case, id=case.name, marks=_marks(case, long or (brief and case.variant)))
-        for case in CASES
-        if where(case)
+        pytest.param(case, id=case.name, marks=_marks(case, long)) for case in CASES if where(case)
     ]
     return pytest.mark.parametrize("case", rows)
 
 
-def _marks(case: Case, thorough: bool) -> list[Any]:
-    if case in dense.ROWS:
-        return []
-    return [pytest.mark.further, *([pytest.mark.thorough] if thorough else [])]
+def _marks(case: Call, long: bool) -> list[Any]:
+    further = case not in dense.ROWS
+    thorough = case.variant or (long and further)
+    return [
+        mark
+        for mark, on in ((pytest.mark.further, further), (pytest.mark.thorough, thorough))
+        if on
+    ]
 
 
-def each_op(*, where: Callable[[Case], bool] = lambda case: True, long: bool = False) -> Any:
+def each_op(*, where: Callable[[Call], bool] = lambda case: True, long: bool = False) -> Any:
     """Run a test for one row of every op."""
     return each_case(where=lambda case: not case.variant and where(case), long=long)
 
@@ -57,19 +58,18 @@ def each_case_with(
     values: Iterable[Any],
     *,
     long: Container[Any] = (),
-    where: Callable[[Case], bool] = lambda case: True,
-    brief: bool = False,
+    where: Callable[[Call], bool] = lambda case: True,
 ) -> Any:
     """Run a test for every row with each of `values`, its argument `name`.
 
-    For ops beyond the chapter's, those in `long` are marked `thorough`; variants too where `brief`.
+    As `each_case`; `long` are the values that only the chapter's ops run by default.
     """
     rows = [
         pytest.param(
             case,
             value,
             id=f"{case.name}-{value}",
-            marks=_marks(case, value in long or (brief and case.variant)),
+            marks=_marks(case, value in long),
         )
         for case in CASES
         if where(case)
@@ -83,7 +83,7 @@ def each_op_with(
     values: Iterable[Any],
     *,
     long: Container[Any] = (),
-    where: Callable[[Case], bool] = lambda case: True,
+    where: Callable[[Call], bool] = lambda case: True,
 ) -> Any:
     """Run a test for one row of every op with each of `values`, its argument `name`."""
     return each_case_with(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -28,6 +30,13 @@ def assert_close(got: Any, want: Any, rtol: float = 1e-12) -> None:
         assert error <= rtol * scale, f"{where}: off by {error:.2e} at scale {scale:.2e}"
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def passes(f: Any, args: Any, g: jax.Array) -> Any:
+    """The value and the cotangents of f, one program; compiled once for arguments of one kind."""
+    out, vjp = jax.vjp(f, *args)
+    return out, vjp(g.astype(out.dtype))
+
+
 def loss_of(f: Any) -> Any:
     """A scalar function of f's arguments whose cotangent at f's output is constant nowhere."""
 
@@ -40,9 +49,22 @@ def loss_of(f: Any) -> Any:
     return loss
 
 
+def normal(key: jax.Array, shapes: Sequence[Sequence[int]], dtype: Any) -> list[jax.Array]:
+    """Standard normal arrays. NumPy draws them: a generator of JAX is a program for each shape."""
+    generator = np.random.default_rng(np.asarray(jax.random.key_data(key)))
+
+    def draw(shape: Sequence[int]) -> jax.Array:
+        x = generator.normal(size=shape)
+        if jnp.issubdtype(dtype, jnp.complexfloating):
+            x = (x + 1j * generator.normal(size=shape)) / np.sqrt(2)
+        return jnp.asarray(np.asarray(x, dtype))
+
+    return [draw(shape) for shape in shapes]
+
+
 def cotangent_like(key: jax.Array, out: Any) -> jax.Array:
     """A random cotangent of `out`'s shape and dtype."""
-    return jax.random.normal(key, out.shape, out.dtype)
+    return normal(key, [out.shape], out.dtype)[0]
 
 
 def equations(jaxpr: Any) -> Any:

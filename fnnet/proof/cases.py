@@ -33,7 +33,7 @@ class Sym:
 
 
 @dataclass(frozen=True)
-class Case:
+class Instance:
     """One call of an op: its arguments in order, its options, and the branches to go through.
 
     `learned` names options that are arrays of no axes, not numbers: those have a cotangent.
@@ -52,12 +52,12 @@ def _case(
     learned: str = "",
     options: Mapping[str, Any] | None = None,
     **arguments: Any,
-) -> Case:
+) -> Instance:
     names = (tuple(words.split()) for words in (signs, orders, learned))
-    return Case(arguments, options or {}, *names)
+    return Instance(arguments, options or {}, *names)
 
 
-def _matmul() -> list[Case]:
+def _matmul() -> list[Instance]:
     return [
         _case(a=Sym(2, 3), b=Sym(3, 2)),
         _case(a=Sym(1, 2), b=Sym(2, 1)),
@@ -69,7 +69,7 @@ def _matmul() -> list[Case]:
     ]
 
 
-def _lin() -> list[Case]:
+def _lin() -> list[Instance]:
     return [
         _case(x=Sym(2, 2), w=Sym(2, 2), b=Sym(2)),
         _case(x=Sym(3, 2), w=Sym(2, 3), b=None),
@@ -78,16 +78,16 @@ def _lin() -> list[Case]:
     ]
 
 
-def _relu() -> list[Case]:
+def _relu() -> list[Instance]:
     return [_case("x", x=Sym(*shape)) for shape in [(2,), (3,), (2, 2), (2, 1, 2)]]
 
 
-def _mse() -> list[Case]:
+def _mse() -> list[Instance]:
     shapes = [((2,), (2,)), ((3, 1), (3,)), ((2, 2), (2, 2)), ((2, 2, 1), (2, 2)), ((), ())]
     return [_case(pred=Sym(*pred), targ=Sym(*targ)) for pred, targ in shapes]
 
 
-def _softmax() -> list[Case]:
+def _softmax() -> list[Instance]:
     return [
         _case(orders="z", z=Sym(2)),
         _case(orders="z", z=Sym(3)),
@@ -98,8 +98,8 @@ def _softmax() -> list[Case]:
     ]
 
 
-def _cross_entropy() -> list[Case]:
-    def integer(labels: Any, *logits: int, **options: Any) -> Case:
+def _cross_entropy() -> list[Instance]:
+    def integer(labels: Any, *logits: int, **options: Any) -> Instance:
         return _case(logits=Sym(*logits), labels=np.array(labels), options=options)
 
     smooth = {"smoothing": Sym(), "z_loss": Sym()}
@@ -123,8 +123,8 @@ def _cross_entropy() -> list[Case]:
     ]
 
 
-def _linear_cross_entropy() -> list[Case]:
-    def case(*, b: Sym | None, labels: Any, n: int = 2, **options: Any) -> Case:
+def _linear_cross_entropy() -> list[Instance]:
+    def case(*, b: Sym | None, labels: Any, n: int = 2, **options: Any) -> Instance:
         return _case(x=Sym(n, 1), w=Sym(1, 2), labels=labels, b=b, options=options)
 
     integers = np.array([1, 0])
@@ -153,19 +153,19 @@ _WINDOWS: list[tuple[tuple[int, ...], Any, dict[str, Any]]] = [  # image, size, 
 ]
 
 
-def _unfold() -> list[Case]:
+def _unfold() -> list[Instance]:
     return [_case(x=Sym(*image), size=size, options=o) for image, size, o in _WINDOWS]
 
 
-def _fold() -> list[Case]:
+def _fold() -> list[Instance]:
     return [
         _case(p=Sym(*unfold(np.zeros(image), size, **o).shape), shape=image, size=size, options=o)
         for image, size, o in _WINDOWS
     ]
 
 
-def _conv2d() -> list[Case]:
-    def case(x: Any, w: Any, b: int | None = None, **options: Any) -> Case:
+def _conv2d() -> list[Instance]:
+    def case(x: Any, w: Any, b: int | None = None, **options: Any) -> Instance:
         return _case(x=Sym(*x), w=Sym(*w), b=b and Sym(b), options=options)
 
     return [
@@ -180,8 +180,8 @@ def _conv2d() -> list[Case]:
     ]
 
 
-def _max_pool() -> list[Case]:
-    def case(size: Any, *image: int, **options: Any) -> Case:
+def _max_pool() -> list[Instance]:
+    def case(size: Any, *image: int, **options: Any) -> Instance:
         return _case(orders="x", x=Sym(*image), size=size, options=options)
 
     return [
@@ -194,7 +194,7 @@ def _max_pool() -> list[Case]:
     ]
 
 
-def _avg_pool() -> list[Case]:
+def _avg_pool() -> list[Instance]:
     cases = [(image, size, o) for image, size, o in _WINDOWS if "dilation" not in o]
     return [
         _case(x=Sym(*image), size=size, options={**o, **counted})
@@ -203,7 +203,7 @@ def _avg_pool() -> list[Case]:
     ]
 
 
-def _layer_norm() -> list[Case]:
+def _layer_norm() -> list[Instance]:
     eps = {"eps": Sym()}
     return [
         _case(x=Sym(2), scale=None, shift=None, options=eps),
@@ -214,7 +214,7 @@ def _layer_norm() -> list[Case]:
     ]
 
 
-def _rms_norm() -> list[Case]:
+def _rms_norm() -> list[Instance]:
     eps = {"eps": Sym()}
     return [
         _case(x=Sym(2), scale=None, options=eps),
@@ -224,8 +224,8 @@ def _rms_norm() -> list[Case]:
     ]
 
 
-def _norm() -> list[Case]:
-    def case(*x: int, signs: str = "", **options: Any) -> Case:
+def _norm() -> list[Instance]:
+    def case(*x: int, signs: str = "", **options: Any) -> Instance:
         return _case(signs, x=Sym(*x), options=options)
 
     return [
@@ -243,7 +243,7 @@ def _norm() -> list[Case]:
     ]
 
 
-def _gelu() -> list[Case]:
+def _gelu() -> list[Instance]:
     return [
         _case(x=Sym(*shape), options={"approximate": approximate})
         for shape in [(1,), (3,), (2, 1, 2)]
@@ -251,12 +251,12 @@ def _gelu() -> list[Case]:
     ]
 
 
-def _silu() -> list[Case]:
+def _silu() -> list[Instance]:
     return [_case("x", x=Sym(*shape)) for shape in [(1,), (3,), (2, 1, 2)]]
 
 
-def _glu_mlp() -> list[Case]:
-    def case(x: Any, f: int, signs: str = "", **options: Any) -> Case:
+def _glu_mlp() -> list[Instance]:
+    def case(x: Any, f: int, signs: str = "", **options: Any) -> Instance:
         d = x[-1]
         return _case(
             signs, options=options, x=Sym(*x), w_gate=Sym(d, f), w_up=Sym(d, f), w_down=Sym(f, 2)
@@ -272,22 +272,22 @@ def _glu_mlp() -> list[Case]:
     ]
 
 
-def _rnn() -> list[Case]:
+def _rnn() -> list[Instance]:
     return [
         _case(x=Sym(t, n, i), h0=Sym(n, h), wx=Sym(i, h), wh=Sym(h, h), b=Sym(h))
         for t, n, i, h in [(1, 1, 1, 1), (2, 1, 1, 1), (3, 1, 1, 1), (2, 2, 1, 1), (2, 1, 2, 2)]
     ]
 
 
-def _gru() -> list[Case]:
+def _gru() -> list[Instance]:
     return [
         _case(x=Sym(t, n, 1), h0=Sym(n, h), wx=Sym(1, 3 * h), wh=Sym(h, 3 * h), b=Sym(3 * h))
         for t, n, h in [(1, 1, 1), (1, 2, 1), (1, 1, 2), (2, 1, 1)]
     ]
 
 
-def _attention() -> list[Case]:
-    def case(q: Any, k: Any, v: int = 1, learned: str = "", **options: Any) -> Case:
+def _attention() -> list[Instance]:
+    def case(q: Any, k: Any, v: int = 1, learned: str = "", **options: Any) -> Instance:
         return _case(q=Sym(*q), k=Sym(*k), v=Sym(*k[:-1], v), options=options, learned=learned)
 
     mask = np.array([[True, True, False], [False, False, False]])

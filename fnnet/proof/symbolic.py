@@ -32,7 +32,7 @@ A rule of your own is proved alike. It is written in NumPy; exp, tanh and the li
 >>> from fnnet.proof.twin.elementary import tanh
 >>> def tanh_vjp(x, g):
 ...     return (g * (1 - tanh(x) ** 2),)
->>> print(prove("tanh", forward=tanh, vjp=tanh_vjp, cases=[Case({"x": Sym(2, 2)})]))
+>>> print(prove("tanh", forward=tanh, vjp=tanh_vjp, cases=[Instance({"x": Sym(2, 2)})]))
 tanh: 4 derivatives in 1 claim: exact
 """
 
@@ -49,7 +49,7 @@ except ImportError as error:
     raise ImportError("fnnet.proof.symbolic needs SymPy: pip install sympy") from error
 
 from fnnet.proof import reference
-from fnnet.proof.cases import CASES, Case, Sym
+from fnnet.proof.cases import CASES, Instance, Sym
 from fnnet.proof.claim import Claim, Difference, Proof
 from fnnet.proof.identity import vanishes
 from fnnet.proof.symbols import (
@@ -64,7 +64,7 @@ from fnnet.proof.symbols import (
 )
 from fnnet.proof.twin.elementary import Array, calculating_with
 
-__all__ = ["Case", "Claim", "Difference", "Proof", "Sym", "prove"]
+__all__ = ["Claim", "Difference", "Instance", "Proof", "Sym", "prove"]
 
 
 def prove(
@@ -72,7 +72,7 @@ def prove(
     *,
     forward: Callable[..., Any] | None = None,
     vjp: Callable[..., Any] | None = None,
-    cases: Sequence[Case] | None = None,
+    cases: Sequence[Instance] | None = None,
 ) -> Proof:
     """Prove, or refute, that a backward rule is the derivative of its forward function.
 
@@ -106,7 +106,7 @@ def prove(
 
 
 def _claim(
-    case: Case,
+    case: Instance,
     region: tuple[Any, ...],
     point: Point,
     forward: Callable[..., Any],

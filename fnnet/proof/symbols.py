@@ -11,7 +11,7 @@ import mpmath  # SymPy's own
 import numpy as np
 import sympy
 
-from fnnet.proof.cases import Case, Sym
+from fnnet.proof.cases import Instance, Sym
 from fnnet.proof.twin.elementary import Table
 
 Point: TypeAlias = dict[Any, Any]  # a rational number for every symbol
@@ -46,7 +46,7 @@ def numbers(name: str, value: Any) -> Point:
     return {s: sympy.Rational(n, 4999) for s, n in zip(symbols, numerators, strict=True)}
 
 
-def regions(case: Case) -> Iterator[tuple[tuple[Any, ...], Point]]:
+def regions(case: Instance) -> Iterator[tuple[tuple[Any, ...], Point]]:
     """Every region the case asks for: its inequalities and one point of it."""
     base: Point = {}
     for name, value in case.arguments.items():

@@ -14,8 +14,7 @@ import fnnet
 from fnnet import lin, mse, ops, relu
 from fnnet.measure.memory import residuals
 from fnnet.proof import reference
-from fnnet.proof.symbolic import Case as ProofCase
-from fnnet.proof.symbolic import Sym, prove
+from fnnet.proof.symbolic import Instance, Sym, prove
 from fnnet.proof.symbols import symbol
 from tests.cases import CASES, OP_NAMES
 from tests.compare import assert_close, cotangent_like
@@ -249,7 +248,7 @@ def test_G3_a_wrong_rule_is_refuted():
         dx, dw, _ = reference.lin_vjp(x, w, b, g)
         return dx, dw, g[0]
 
-    case = ProofCase({"x": Sym(2, 1), "w": Sym(1, 1), "b": Sym(1)})
+    case = Instance({"x": Sym(2, 1), "w": Sym(1, 1), "b": Sym(1)})
     assert prove("lin", cases=[case]).exact
     proof = prove("lin", vjp=forgets_the_sum, cases=[case])
     assert not proof.exact

@@ -17,7 +17,7 @@ from fnnet import lin, mse, ops, register, relu
 from fnnet.measure.memory import residuals
 from fnnet.net import backprop, init
 from fnnet.net.layers import linear, parameters, relu_layer, sequential
-from fnnet.proof.symbolic import Case, Sym, prove
+from fnnet.proof.symbolic import Instance, Sym, prove
 from tests.compare import assert_close
 
 
@@ -242,7 +242,7 @@ def test_F1_the_same_rule_trains(data):
 def test_F2_the_linear_layer_in_mathematics():
     # The gradients of a linear layer in mathematical notation, mapped to code? dx = g wᵀ,
     # dw = xᵀ g, db = the sum of g over the samples: proved by symbols, entry by entry.
-    case = Case({"x": Sym(2, 2), "w": Sym(2, 2), "b": Sym(2)})
+    case = Instance({"x": Sym(2, 2), "w": Sym(2, 2), "b": Sym(2)})
     proof = prove("lin", cases=[case])
     assert proof.exact
     x, w, g = (

@@ -13,7 +13,7 @@ from jax.sharding import PartitionSpec as P
 
 from fnnet import linear_cross_entropy, plain
 from fnnet.measure.mlp import loss as mlp_loss
-from tests.cases import Case, each_op
+from tests.cases import Call, each_op
 from tests.compare import loss_of
 
 pytest.importorskip("libtpu", reason="needs the package libtpu")
@@ -35,7 +35,7 @@ def compiled(f, *args, sharding):
 
 
 @each_op()
-def test_gradient_compiles(case: Case, key, topology):
+def test_gradient_compiles(case: Call, key, topology):
     args = case.args(key, "float32")
     chip = SingleDeviceSharding(topology.devices[0])
     gradient = jax.grad(loss_of(case.op), tuple(range(len(args))))

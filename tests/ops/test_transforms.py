@@ -8,7 +8,7 @@ import pytest
 from jax import lax
 
 import fnnet
-from tests.cases import Case, each_case, each_op, each_op_with
+from tests.cases import Call, each_case, each_op, each_op_with
 from tests.compare import assert_close, dots, loss_of
 
 TRANSFORMS = {
@@ -140,18 +140,18 @@ def _disable_jit(f):
 
 
 @each_op_with("transform", TRANSFORMS, long=FURTHER)
-def test_transform(case: Case, transform, key):
+def test_transform(case: Call, transform, key):
     args = case.args(key)
     n = tuple(range(len(args)))
     make = TRANSFORMS[transform]
     # compiled around, as compiling one program is faster than dispatching its parts
     run = (lambda f: f) if transform in EAGER else jax.jit
-    assert_close(run(make(case.op, n))(*args), run(make(case.plain, n))(*args))
+    assert_close(*run(lambda *args: [make(f, n)(*args) for f in (case.op, case.plain)])(*args))
 
 
 # what broadcasts is matmul's own affair
 @each_case(where=lambda case: not case.variant or case.op_name == "matmul")
-def test_vmap_over_each_argument_and_axis(case: Case, key):
+def test_vmap_over_each_argument_and_axis(case: Call, key):
     args = case.args(key)
     n = tuple(range(len(args)))
 
@@ -175,7 +175,7 @@ def test_vmap_over_each_argument_and_axis(case: Case, key):
 
 
 @each_op(long=True)
-def test_vmap_over_all_arguments_twice_and_out_axes(case: Case, key):
+def test_vmap_over_all_arguments_twice_and_out_axes(case: Call, key):
     args = [jnp.stack([jnp.stack([a, -a]), jnp.stack([2 * a, jnp.sin(a)])]) for a in case.args(key)]
     n = tuple(range(len(args)))
     for make in (
@@ -185,8 +185,8 @@ def test_vmap_over_all_arguments_twice_and_out_axes(case: Case, key):
         assert_close(make(case.op)(*args), make(case.plain)(*args))
 
 
-@each_case(brief=True, long=True)
-def test_every_choice_of_arguments_to_differentiate(case: Case, key):
+@each_case(long=True)
+def test_every_choice_of_arguments_to_differentiate(case: Call, key):
     """Right cotangents for each choice; no more matrix products than autodiff, jitted or not."""
     args = case.args(key)
     # of many arguments: each, each pair, all
@@ -201,7 +201,7 @@ def test_every_choice_of_arguments_to_differentiate(case: Case, key):
 
 
 @each_op(long=True)
-def test_one_compiled_function_differentiated_in_two_ways_at_once(case: Case, key):
+def test_one_compiled_function_differentiated_in_two_ways_at_once(case: Call, key):
     """JAX keeps one trace for both; each backward pass must find its own residuals."""
     args = case.args(key)
     shared = jax.jit(loss_of(case.op))
@@ -222,7 +222,7 @@ def test_one_compiled_function_differentiated_in_two_ways_at_once(case: Case, ke
     ["around the forward", "around all", "none", "inside jit"],
     long=["around all", "none"],
 )
-def test_matmul_precision_as_autodiff(case: Case, where, key):
+def test_matmul_precision_as_autodiff(case: Call, where, key):
     """Every product of the backward pass has the precision set where the forward ran."""
     args = case.args(key, "float32")
 
@@ -271,7 +271,7 @@ def test_forward_mode_is_refused_and_plain_allows_it(key):
 
 
 @each_op(long=True)
-def test_forward_mode_through_plain(case: Case, key):
+def test_forward_mode_through_plain(case: Call, key):
     args = tuple(case.args(key))
     hand = jax.jvp(fnnet.plain(case.op), args, args)
     assert_close(hand, jax.jvp(case.plain, args, args))

@@ -18,7 +18,7 @@ from fnnet.proof import reference
 from fnnet.proof.cases import CASES
 from fnnet.proof.cli import main
 from fnnet.proof.identity import vanishes
-from fnnet.proof.symbolic import Case, Sym, prove
+from fnnet.proof.symbolic import Instance, Sym, prove
 from fnnet.proof.twin import elementary, losses
 from fnnet.proof.twin.activations import gelu_vjp, silu_vjp
 from fnnet.proof.twin.dense import lin_vjp
@@ -193,7 +193,7 @@ def test_planted_errors_are_refuted(op: str, wrong: Callable[..., Any]) -> None:
 
 
 def test_the_differing_expressions_are_shown() -> None:
-    case = Case({"x": Sym(1, 2), "w": Sym(2, 1), "b": None})
+    case = Instance({"x": Sym(1, 2), "w": Sym(2, 1), "b": None})
     proof = prove("lin", vjp=times(lin_vjp, 1, 2), cases=[case])
     first = proof.differences[0]
     x_00, g_00 = symbols("x_00 g_00")
@@ -218,7 +218,7 @@ def test_a_wrong_forward_is_refuted_too() -> None:
 
 
 def test_floats_are_held_to_their_value() -> None:
-    cases = [Case({"x": Sym(2)})]
+    cases = [Instance({"x": Sym(2)})]
     half = prove("f", forward=lambda x: x / 2, vjp=lambda x, g: (g * 0.5,), cases=cases)
     assert half.exact
     third = prove("f", forward=lambda x: x / 3, vjp=lambda x, g: (g * (1 / 3),), cases=cases)
@@ -238,11 +238,11 @@ def test_a_kink_is_no_place_for_a_proof() -> None:
         return elementary.maximum((x + 1) ** 2, x**2 + 2 * x + 1)
 
     with pytest.raises(ValueError, match="a kink"):
-        prove("f", forward=forward, vjp=lambda x, g: (g,), cases=[Case({"x": Sym(2)})])
+        prove("f", forward=forward, vjp=lambda x, g: (g,), cases=[Instance({"x": Sym(2)})])
 
 
 def test_latex_is_the_derived_gradient() -> None:
-    small = Case({"x": Sym(2, 1), "w": Sym(1, 1), "b": Sym(1)})
+    small = Instance({"x": Sym(2, 1), "w": Sym(1, 1), "b": Sym(1)})
     assert prove("lin", cases=[small]).latex.splitlines() == [
         r"\begin{aligned}",
         r"\frac{\partial L}{\partial x_{00}} &= g_{00} w_{00} \\",

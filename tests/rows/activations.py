@@ -11,7 +11,7 @@ from jax.sharding import PartitionSpec as P
 
 import fnnet
 from fnnet.proof import reference as twin
-from tests.case import Case
+from tests.call import Call
 
 
 @jax.custom_jvp
@@ -36,8 +36,15 @@ def _glu_mlp(x: Any, w_gate: Any, w_up: Any, w_down: Any, *, activation: str = "
     return jnp.einsum("...k,kj->...j", _ACTIVATIONS[activation](a) * u, w_down)
 
 
-def _glu_of(activation: str) -> Case:
-    return Case(
+_GLU_EXCUSES = {
+    "test_huge_and_tiny": "the product of four arguments overflows",
+    "test_nan_and_inf: inf": "inf - inf or 0 inf on the way",
+    "test_stored_bytes: (3,)": "for w_down alone autodiff keeps h, the rule a and u",
+}
+
+
+def _glu_of(activation: str) -> Call:
+    return Call(
         f"glu_mlp by {activation}",
         fnnet.glu_mlp,
         _glu_mlp,
@@ -46,9 +53,7 @@ def _glu_of(activation: str) -> Case:
         big=[(32, 8, 64), (64, 128), (64, 128), (128, 64)],
         terms=512,
         rounded=4,
-        any_scale=False,  # the product of four arguments overflows
-        infinities=False,
-        stores_more=[(3,)],  # for w_down alone autodiff keeps h, the rule a and u
+        excuses=_GLU_EXCUSES,
         options={"activation": activation},
         twin=lambda *args: twin.glu_mlp_vjp(*args, activation=activation),
         variant=True,
@@ -56,7 +61,7 @@ def _glu_of(activation: str) -> Case:
 
 
 ROWS = [
-    Case(
+    Call(
         "gelu",
         fnnet.gelu,
         lambda x: x * _normal_cdf(x),
@@ -66,8 +71,12 @@ ROWS = [
         big=[(512, 256)],
         terms=64,
         twin=twin.gelu_vjp,
+        excuses={
+            "test_second_order_and_scan_in_shard_map": "JAX 0.12 cannot differentiate erfc, which "
+            "gelu's backward pass holds, in shard_map with check_vma=True"
+        },
     ),
-    Case(
+    Call(
         "gelu by tanh",
         fnnet.gelu,
         lambda x, approximate: jax.nn.gelu(x, approximate=approximate),
@@ -76,11 +85,13 @@ ROWS = [
         big=[(512, 256)],
         terms=64,
         options={"approximate": True},
-        infinities=False,  # the slope there is 1 or 0, where autodiff has inf times 0
+        excuses={
+            "test_nan_and_inf: inf": "the slope there is 1 or 0, where autodiff has inf times 0",
+        },
         twin=lambda x, g: twin.gelu_vjp(x, g, approximate=True),
         variant=True,
     ),
-    Case(
+    Call(
         "silu",
         fnnet.silu,
         lambda x: x * jax.nn.sigmoid(x),
@@ -91,7 +102,7 @@ ROWS = [
         terms=64,
         twin=twin.silu_vjp,
     ),
-    Case(
+    Call(
         "glu_mlp",
         fnnet.glu_mlp,
         _glu_mlp,
@@ -104,9 +115,7 @@ ROWS = [
         big=[(256, 64), (64, 128), (64, 128), (128, 64)],
         terms=512,
         rounded=4,
-        any_scale=False,  # the product of four arguments overflows
-        infinities=False,
-        stores_more=[(3,)],  # for w_down alone autodiff keeps h, the rule a and u
+        excuses=_GLU_EXCUSES,
         twin=twin.glu_mlp_vjp,
     ),
     *map(_glu_of, ("gelu", "gelu_tanh", "relu")),

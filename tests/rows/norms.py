@@ -9,7 +9,7 @@ from jax.sharding import PartitionSpec as P
 
 import fnnet
 from fnnet.proof import reference as twin
-from tests.case import Case
+from tests.call import Call
 
 
 def _layer_norm(x: Any, scale: Any = None, shift: Any = None, eps: float = 1e-5) -> Any:
@@ -39,9 +39,13 @@ def _norm_vjp(*options: Any) -> Any:
     return lambda x, g: twin.norm_vjp(x, g, *options[:2], keepdims=options[2:] == (True,))
 
 
-def _norm_row(name: str, *options: Any, shape: Any, big: Any, **more: Any) -> Case:
+# sums of powers of entries, as anyone writes them
+_POWERS = {"test_huge_and_tiny": "the plain form's powers overflow and vanish"}
+
+
+def _norm_row(name: str, *options: Any, shape: Any, big: Any, **more: Any) -> Call:
     """A further row of norm, with other options."""
-    return Case(
+    return Call(
         name,
         fnnet.norm,
         _norm,
@@ -56,7 +60,7 @@ def _norm_row(name: str, *options: Any, shape: Any, big: Any, **more: Any) -> Ca
 
 
 ROWS = [
-    Case(
+    Call(
         "layer_norm",
         fnnet.layer_norm,
         _layer_norm,
@@ -68,7 +72,7 @@ ROWS = [
         twin=twin.layer_norm_vjp,
         poisoned=[0],
     ),
-    Case(
+    Call(
         "layer_norm without scale and shift",
         fnnet.layer_norm,
         _layer_norm,
@@ -80,7 +84,7 @@ ROWS = [
         twin=lambda x, g: twin.layer_norm_vjp(x, None, None, g, eps=0.1)[:1],
         variant=True,
     ),
-    Case(
+    Call(
         "rms_norm",
         fnnet.rms_norm,
         _rms_norm,
@@ -92,7 +96,7 @@ ROWS = [
         twin=twin.rms_norm_vjp,
         poisoned=[0],
     ),
-    Case(
+    Call(
         "norm",
         fnnet.norm,
         _norm,
@@ -115,8 +119,8 @@ ROWS = [
         shape=(2, 8, 3),
         batch=[1],
         big=(8, 64, 256),
-        any_scale=False,
+        excuses=_POWERS,
     ),
-    _norm_row("norm of order 3", 3, 1, shape=(8, 6), batch=[0], big=(512, 256), any_scale=False),
+    _norm_row("norm of order 3", 3, 1, shape=(8, 6), batch=[0], big=(512, 256), excuses=_POWERS),
     _norm_row("norm of order inf", jnp.inf, 1, shape=(8, 6), batch=[0], big=(512, 256)),
 ]

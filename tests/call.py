@@ -1,4 +1,4 @@
-"""`Case`: one row of the table of ops."""
+"""`Call`: one row of the table of ops, and what a test that leaves it out says."""
 
 from __future__ import annotations
 
@@ -8,15 +8,17 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import pytest
 from jax.sharding import PartitionSpec as P
 
 import fnnet
+from tests.compare import normal
 
 Shape = tuple[int, ...]
 
 
 @dataclasses.dataclass(frozen=True)
-class Case:
+class Call:
     """One way to call one op.
 
     Attributes:
@@ -26,7 +28,6 @@ class Case:
         shapes: of the arguments.
         batch: for each argument, the axis along which it is cut over devices, or None.
         layouts: for each argument, its PartitionSpec on a mesh of axes "d" (2) and "m" (2).
-        plain_needs_mesh: whether autodiff of `plain` fails on an explicit mesh that is not set.
         big: shapes at which memory is compared.
         terms: how many numbers are added up into one number of a result, at `shapes`.
         rounded: how many units of rounding of the largest number come from results on the way that
@@ -41,12 +42,10 @@ class Case:
         adapt: makes of a function of the op's arguments one of float arrays alone, where the op
             takes others too (labels, masks).
         poisoned: the arguments in which NaN and inf are tried, by default all.
-        infinities: whether inf is tried in them too. (Where it is lost in inf - inf or 0 inf, which
-            of the cotangents are NaN depends on the order of operations.)
-        any_scale: whether arguments of any size have a well-conditioned derivative.
         recomputed: how many products more than autodiff the program has, as the backward pass
             makes some of the forward again.
-        stores_more: choices of arguments (numbers) for which the rule stores more than autodiff.
+        excuses: why a test leaves this row out, by the test's name; or one cell of a test, by
+            "name: cell" (see `excuse`). The test prints it.
         variant: a further row of an op: it skips the tests that take long and that one row of the
             op goes through (see `each_op`).
     """
@@ -60,7 +59,6 @@ class Case:
     terms: int
     layouts: Sequence[Sequence[P]] = ()
     rounded: int = 0
-    plain_needs_mesh: bool = False
     complex_too: bool = False
     scalar: bool = False
     kinks: Sequence[tuple[Sequence[float], Sequence[float]]] = ()
@@ -69,17 +67,21 @@ class Case:
     options: dict[str, Any] = dataclasses.field(default_factory=dict)
     adapt: Callable[[Callable[..., Any]], Callable[..., Any]] = lambda f: f
     poisoned: Sequence[int] | None = None
-    infinities: bool = True
-    any_scale: bool = True
     recomputed: int = 0
-    stores_more: Sequence[tuple[int, ...]] = ()
+    excuses: dict[str, str] = dataclasses.field(default_factory=dict)
     variant: bool = False
+
+    def excuse(self, test: str) -> None:
+        """Skip, and say why, where the row has an excuse for this test, or this cell of it.
+
+        A whole test's is asked for before the test runs, by `tests/ops/conftest.py`.
+        """
+        if test in self.excuses:
+            pytest.skip(self.excuses[test])
 
     def args(self, key: jax.Array, dtype: Any = "float64", big: bool = False) -> list[jax.Array]:
         """Random arguments."""
-        shapes = self.big if big else self.shapes
-        keys = jax.random.split(key, len(shapes))
-        return [jax.random.normal(k, s, dtype) for k, s in zip(keys, shapes, strict=True)]
+        return normal(key, self.big if big else self.shapes, dtype)
 
     @functools.cached_property
     def op(self) -> Callable[..., Any]:

@@ -29,8 +29,8 @@ def each_case(
 ) -> Any:
     """Run a test for every row, or for those `where` says.
 
-    One row of every op runs by default; its variants are marked `thorough`, and where `long` all
-    rows but the chapter's. Rows of ops beyond the chapter's are marked `further`.
+    One row of every op runs by default: its variants are marked `thorough`, and where `long` all
+    rows but that of `lin`. Rows of ops beyond the chapter's are marked `further`.
     """
     rows = [
         pytest.param(case, id=case.name, marks=_marks(case, long)) for case in CASES if where(case)
@@ -40,7 +40,7 @@ def each_case(
 
 def _marks(case: Call, long: bool) -> list[Any]:
     further = case not in dense.ROWS
-    thorough = case.variant or (long and further)
+    thorough = case.variant or (long and case.op_name != "lin")
     return [
         mark
         for mark, on in ((pytest.mark.further, further), (pytest.mark.thorough, thorough))
@@ -62,7 +62,7 @@ def each_case_with(
 ) -> Any:
     """Run a test for every row with each of `values`, its argument `name`.
 
-    As `each_case`; `long` are the values that only the chapter's ops run by default.
+    As `each_case`; with the values in `long` only `lin` runs by default.
     """
     rows = [
         pytest.param(

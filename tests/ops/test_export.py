@@ -17,7 +17,7 @@ def test_gradient_lowers_for_every_platform(case: Call, key):
     assert_close(again.call(*args), gradient(*args), rtol=1e-6)
 
 
-@each_op(long=True)
+@each_op()
 def test_exported_function_is_differentiated_by_our_rule(case: Call, key):
     """Exported with its derivative, it needs neither fnnet nor its Python any more."""
     args = case.args(key)

@@ -8,7 +8,7 @@ import pytest
 from jax import lax
 
 import fnnet
-from tests.cases import Call, each_case, each_op, each_op_with
+from tests.cases import Call, each_case, each_case_with, each_op, each_op_with
 from tests.compare import assert_close, dots, loss_of
 
 TRANSFORMS = {
@@ -35,7 +35,7 @@ TRANSFORMS = {
     "no jit": lambda f, n: _disable_jit(jax.grad(loss_of(f), n)),
 }
 
-# what the others imply for all but the chapter's ops
+# what the others imply: by default asked of lin alone
 FURTHER = (
     "value_and_grad",
     "jit of grad",
@@ -139,6 +139,11 @@ def _disable_jit(f):
     return run
 
 
+def beside(gradient, case: Call, run=jax.jit):
+    """``gradient(f, *args)`` of the op and of the plain form: one program, compiled once."""
+    return run(lambda *args: [gradient(f, *args) for f in (case.op, case.plain)])
+
+
 @each_op_with("transform", TRANSFORMS, long=FURTHER)
 def test_transform(case: Call, transform, key):
     args = case.args(key)
@@ -146,12 +151,17 @@ def test_transform(case: Call, transform, key):
     make = TRANSFORMS[transform]
     # compiled around, as compiling one program is faster than dispatching its parts
     run = (lambda f: f) if transform in EAGER else jax.jit
-    assert_close(*run(lambda *args: [make(f, n)(*args) for f in (case.op, case.plain)])(*args))
+    assert_close(*beside(lambda f, *args: make(f, n)(*args), case, run)(*args))
 
 
 # what broadcasts is matmul's own affair
-@each_case(where=lambda case: not case.variant or case.op_name == "matmul")
-def test_vmap_over_each_argument_and_axis(case: Call, key):
+@each_case_with(
+    "axes",
+    ["outer", "all"],
+    long=["all"],
+    where=lambda case: not case.variant or case.op_name == "matmul",
+)
+def test_vmap_over_each_argument_and_axis(case: Call, axes, key):
     args = case.args(key)
     n = tuple(range(len(args)))
 
@@ -159,48 +169,56 @@ def test_vmap_over_each_argument_and_axis(case: Call, key):
         found = {}
         for number, arg in enumerate(args):
             # a negative axis is counted from the end before any rule sees it
-            for axis in (*range(arg.ndim + 1), -1):
+            for axis in dict.fromkeys(
+                [0, arg.ndim] if axes == "outer" else [*range(arg.ndim + 1), -1]
+            ):
                 batched = list(args)
                 batched[number] = jnp.stack([arg, jnp.cos(arg), -arg], axis=axis)
-                axes = [axis if i == number else None for i in n]
+                of = [axis if i == number else None for i in n]
                 found[number, axis] = [
-                    jax.vmap(f, axes)(*batched),
-                    jax.vmap(jax.grad(loss_of(f), n), axes)(*batched),
-                    jax.grad(_norm_of(jax.vmap(f, axes)), n)(*batched),
+                    jax.vmap(f, of)(*batched),
+                    jax.vmap(jax.grad(loss_of(f), n), of)(*batched),
+                    jax.grad(_norm_of(jax.vmap(f, of)), n)(*batched),
                 ]
         return found
 
-    run = jax.jit(everywhere, static_argnums=0)
-    assert_close(run(case.op, *args), run(case.plain, *args))
+    assert_close(*beside(everywhere, case)(*args))
 
 
-@each_op(long=True)
+@each_op()
 def test_vmap_over_all_arguments_twice_and_out_axes(case: Call, key):
     args = [jnp.stack([jnp.stack([a, -a]), jnp.stack([2 * a, jnp.sin(a)])]) for a in case.args(key)]
     n = tuple(range(len(args)))
-    for make in (
-        lambda f: jax.jit(jax.vmap(jax.vmap(jax.grad(loss_of(f), n)), out_axes=-1)),
-        lambda f: jax.jit(jax.vmap(jax.vmap(jax.hessian(loss_of(f), 0)))),
-    ):
-        assert_close(make(case.op)(*args), make(case.plain)(*args))
+
+    def twice(f, *args):
+        return (
+            jax.vmap(jax.vmap(jax.grad(loss_of(f), n)), out_axes=-1)(*args),
+            jax.vmap(jax.vmap(jax.hessian(loss_of(f), 0)))(*args),
+        )
+
+    assert_close(*beside(twice, case)(*args))
 
 
-@each_case(long=True)
+@each_case()
 def test_every_choice_of_arguments_to_differentiate(case: Call, key):
     """Right cotangents for each choice; no more matrix products than autodiff, jitted or not."""
     args = case.args(key)
     # of many arguments: each, each pair, all
     counts = {1, 2, len(args)} if len(args) > 3 else range(1, len(args) + 1)
-    for count in sorted(counts):
-        for n in itertools.combinations(range(len(args)), count):
-            hand, auto = (jax.grad(loss_of(f), n) for f in (case.op, case.plain))
-            assert_close(jax.jit(hand)(*args), jax.jit(auto)(*args))
-            allowed = len(dots(auto, *args)) + case.recomputed
-            assert len(dots(hand, *args)) <= allowed, n
-            assert len(dots(jax.jit(hand), *args)) <= allowed, n
+    choices = [n for c in sorted(counts) for n in itertools.combinations(range(len(args)), c)]
+    for n in choices:
+        hand, auto = (jax.grad(loss_of(f), n) for f in (case.op, case.plain))
+        allowed = len(dots(auto, *args)) + case.recomputed
+        assert len(dots(hand, *args)) <= allowed, n
+        assert len(dots(jax.jit(hand), *args)) <= allowed, n
+
+    def gradients(f, *args):
+        return {n: jax.grad(loss_of(f), n)(*args) for n in choices}
+
+    assert_close(*beside(gradients, case)(*args))
 
 
-@each_op(long=True)
+@each_op()
 def test_one_compiled_function_differentiated_in_two_ways_at_once(case: Call, key):
     """JAX keeps one trace for both; each backward pass must find its own residuals."""
     args = case.args(key)
@@ -211,7 +229,7 @@ def test_one_compiled_function_differentiated_in_two_ways_at_once(case: Call, ke
         ]
         for i in range(len(args))
     ]
-    want = jax.grad(loss_of(case.plain), tuple(range(len(args))))(*args)
+    want = jax.jit(jax.grad(loss_of(case.plain), tuple(range(len(args)))))(*args)
     one = jnp.ones(())
     for pull, ct in [*zip(pulls, want, strict=True)][::-1]:
         assert_close(pull(one)[0], ct)
@@ -270,12 +288,10 @@ def test_forward_mode_is_refused_and_plain_allows_it(key):
     assert_close(jax.jvp(fnnet.plain(fnnet.relu), (x,), (x,))[1], jnp.maximum(x, 0))
 
 
-@each_op(long=True)
+@each_op()
 def test_forward_mode_through_plain(case: Call, key):
-    args = tuple(case.args(key))
-    hand = jax.jvp(fnnet.plain(case.op), args, args)
-    assert_close(hand, jax.jvp(case.plain, args, args))
-    assert_close(
-        jax.jacfwd(fnnet.plain(case.op))(*args),
-        jax.jacfwd(case.plain)(*args),
-    )
+    def forward(f, *args):
+        f = fnnet.plain(f) if f is case.op else f
+        return jax.jvp(f, args, args), jax.jacfwd(f)(*args)
+
+    assert_close(*beside(forward, case)(*case.args(key)))

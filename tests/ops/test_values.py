@@ -129,7 +129,7 @@ def test_kinks(case: Call):
         assert jax.vmap(jax.grad(case.plain))(x).tolist() == list(derivative)
 
 
-@each_case(long=True)
+@each_case()
 def test_the_op_is_its_own_plain_function(case: Call, key):
     """`plain(op)` differentiates the op's forward text: the same derivative, by autodiff."""
     import fnnet

@@ -6,6 +6,7 @@ import functools
 from collections.abc import Sequence
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,13 +14,9 @@ import numpy as np
 
 def assert_close(got: Any, want: Any, rtol: float = 1e-12) -> None:
     """Same structure, shapes, dtypes; every element within rtol of the largest of its leaf."""
-    assert jax.tree.structure(got) == jax.tree.structure(want)
-    for (path, g), w in zip(
-        jax.tree_util.tree_flatten_with_path(got)[0], jax.tree.leaves(want), strict=True
-    ):
+    chex.assert_trees_all_equal_shapes_and_dtypes(*jax.tree.map(jnp.asarray, (got, want)))
+    for (path, g), w in zip(jax.tree.leaves_with_path(got), jax.tree.leaves(want), strict=True):
         where = jax.tree_util.keystr(path) or "the result"
-        assert jnp.shape(g) == jnp.shape(w), f"{where}: shape {jnp.shape(g)}, not {jnp.shape(w)}"
-        assert jnp.result_type(g) == jnp.result_type(w), where
         g, w = np.asarray(g), np.asarray(w)
         assert (np.isnan(g) == np.isnan(w)).all(), f"{where}: NaN in different places"
         finite = np.isfinite(w)

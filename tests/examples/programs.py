@@ -11,6 +11,8 @@ import numpy as np
 
 from .conftest import EXAMPLES
 
+FLAGS = os.environ["XLA_FLAGS"]  # as conftest has set them
+
 
 def program(script: str, *args: str, cwd: Path, **env: str) -> subprocess.Popen[str]:
     """Start a script, from anywhere."""
@@ -42,8 +44,7 @@ def ended(process: subprocess.Popen[str], code: int = 0) -> tuple[str, str]:
 def cached(folder: Path, *, devices: int = 1) -> dict[str, str]:
     """The environment in which programs compile once for all, and quickly."""
     return {
-        "XLA_FLAGS": "--xla_backend_optimization_level=0 "
-        f"--xla_force_host_platform_device_count={devices}",
+        "XLA_FLAGS": f"{FLAGS} --xla_force_host_platform_device_count={devices}",
         "JAX_COMPILATION_CACHE_DIR": str(folder),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",

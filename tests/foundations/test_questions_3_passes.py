@@ -6,6 +6,7 @@ names an answer that is met with and is wrong. At length: test_net, tests/net, t
 
 import inspect
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -199,7 +200,7 @@ def test_Q39_a_linear_layer_from_scratch(key):
 
     first, apply = my_linear(10, 2)
     params, x = first(key), jax.random.normal(key, (5, 10))
-    assert [p.shape for p in params] == [(10, 2), (2,)]
+    chex.assert_shape(params, [(10, 2), (2,)])
     assert_close(apply(params, x), lin(x, *params))
     assert_close(apply(params, x), linear(10, 2).apply(params, x))
 

@@ -4,6 +4,7 @@ import ast
 import inspect
 from itertools import pairwise
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -105,7 +106,7 @@ def test_narrow_dtypes(sizes, dtype):
     want = automatic(*as_float64(args))
     bound = 4 * len(sizes) * float(jnp.finfo(dtype).eps)
     got = manual(*args)
-    assert all(leaf.dtype == dtype for leaf in jax.tree.leaves(got))
+    chex.assert_type(jax.tree.leaves(got), dtype)
     assert_close(as_float64(got), want, rtol=bound)
 
 
@@ -176,8 +177,9 @@ def test_nan_is_not_hidden():
 
 def test_init_mlp():
     params = init_mlp(jax.random.key(0), [784, 50, 10], init.lecun_normal, jnp.bfloat16)
-    assert [(w.shape, b.shape) for w, b in params] == [((784, 50), (50,)), ((50, 10), (10,))]
-    assert all(leaf.dtype == jnp.bfloat16 for leaf in jax.tree.leaves(params))
+    leaves = jax.tree.leaves(params)
+    chex.assert_shape(leaves, [(784, 50), (50,), (50, 10), (10,)])
+    chex.assert_type(leaves, jnp.bfloat16)
     assert all((b == 0).all() for _, b in params)
     assert params[0].w.astype(jnp.float32).std() == pytest.approx(784**-0.5, rel=0.03)
     assert init_mlp(jax.random.key(0), (3, 3, 3))[0].w.dtype == jnp.float32

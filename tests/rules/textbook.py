@@ -6,6 +6,7 @@ sees through.
 
 from types import SimpleNamespace
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -68,15 +69,11 @@ def arguments(samples=4):
 
 def same(got, want, tolerance=1e-12):
     """Equal structures and dtypes, and values equal up to rounding of the leaf's scale."""
-    assert jax.tree.structure(got) == jax.tree.structure(want)
-    leaves = jax.tree_util.tree_leaves_with_path(got)
-    for (path, a), b in zip(leaves, jax.tree.leaves(want), strict=True):
-        where = jax.tree_util.keystr(path)
-        assert jnp.shape(a) == jnp.shape(b), where
-        assert jnp.result_type(a) == jnp.result_type(b), where
-        a, b = np.asarray(a), np.asarray(b)
-        assert np.isfinite(b).all(), where
+    chex.assert_trees_all_equal_shapes_and_dtypes(*jax.tree.map(jnp.asarray, (got, want)))
+    chex.assert_tree_all_finite(want)
+    for (path, a), b in zip(jax.tree.leaves_with_path(got), jax.tree.leaves(want), strict=True):
         scale = np.abs(b).max(initial=0)
+        where = jax.tree_util.keystr(path)
         np.testing.assert_allclose(a, b, rtol=0, atol=tolerance * scale, err_msg=where)
 
 

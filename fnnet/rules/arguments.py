@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import itertools
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
@@ -109,7 +110,9 @@ class Arguments:
         n_positional = len(jax.tree.leaves(positional))
         labels = [f"a keyword-only argument (`{k}`)" for k in _names_of_leaves(options)]
         labels += [f"a static argument (`{k}`)" for k in _names_of_leaves(traced)]
-        labels += [f"a closed-over value (`{name}`)" for name, _ in closed_over]
+        named = zip(labels, self._leaves[n_positional:], strict=False)
+        self._traced = [(label, x) for label, x in named if isinstance(x, jax.core.Tracer)]
+        self._closed_over = [f"a closed-over value (`{name}`)" for name, _ in closed_over]
         # a Python float may be a parameter; as an option it is a number to compute with
         self._at = [
             i
@@ -120,23 +123,29 @@ class Arguments:
         for i in self._at:
             self._leaves[i] = None
         self.count = sum(i < n_positional for i in self._at)
-        self._labels = [labels[i - n_positional] for i in self._at if i >= n_positional]
 
-    def release(self) -> list[Any]:
+    def release(self) -> tuple[list[Any], list[tuple[str, Any]]]:
         """The arrays, which JAX may trace and differentiate.
 
-        First those of positional arguments, among them Python floats, then those of options and
-        other operands that have no cotangent.
+        Returns:
+            The operands: first those of positional arguments, among them Python floats, then those
+            of options and other operands that have no cotangent. And those of options and static
+            arguments that are traced, each after what it is called.
         """
         operands, self._operands = self._operands, []
-        return operands
+        traced, self._traced = self._traced, []
+        return operands, traced
 
-    def without_rule(self, wanted: Sequence[bool]) -> str | None:
-        """What has no cotangent by the rule, though one is wanted; None if all is well."""
-        for label, is_wanted in zip(self._labels, wanted[self.count :], strict=True):
-            if is_wanted:
-                return label
-        return None
+    def closed_over(self, wanted: Sequence[bool] | None = None) -> str | None:
+        """What is closed over though a derivative by it is wanted; None if all is well.
+
+        Args:
+            wanted: for each operand, whether a derivative by it is; all, where that is not known.
+        """
+        first = len(self._at) - len(self._closed_over)
+        flags = itertools.repeat(True) if wanted is None else wanted[first:]
+        labels = zip(self._closed_over, flags, strict=False)
+        return " or ".join(label for label, is_wanted in labels if is_wanted) or None
 
     def rebuilt(self, operands: Sequence[Any]) -> tuple[list[Any], dict[str, Any]]:
         """The positional arguments and the options with these operands in their places."""

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 
 class ForwardModeError(TypeError):
@@ -61,6 +62,40 @@ def stand_ins(op: str, arguments: dict[str, Any], error: Exception) -> TypeError
                 where = name if leaf is argument else f"a leaf of {name}"
                 return TypeError(f"{op}: {where} is {what}. What was said of it: {error}")
     return None
+
+
+def no_derivative(op: str, what: str) -> TypeError:
+    """The error where a derivative is asked by what has no cotangent."""
+    return TypeError(
+        f"{op}: a derivative with respect to {what} was asked, but the rule returns cotangents of "
+        "positional arguments that are not static, and of nothing else. Make it such a parameter "
+        "of forward, or pass jax.lax.stop_gradient of it"
+    )
+
+
+def asked_of(op: str, what: str, x: Any) -> jax.Array:
+    """A number that stands for `x` where derivatives are asked: asked of it, they are refused.
+
+    A forward rule does not always know by what it is differentiated: in JAX 0.12's new
+    `jax.checkpoint` all its arguments seem to be. The backward pass knows: it comes to this number
+    only if a derivative by `x` is wanted. The value of `x` goes another way, so that derivatives of
+    what the rules compute (of a gradient, by an option) remain.
+    """
+
+    def asked(_: Any) -> jax.Array:
+        return jnp.zeros((), jnp.float32)
+
+    def refuse(_: None, __: jax.Array) -> tuple[Any]:
+        raise no_derivative(op, what)
+
+    asked_by_rule = jax.custom_vjp(asked)
+    asked_by_rule.defvjp(lambda x: (asked(x), None), refuse)
+    return asked_by_rule(x)
+
+
+def differentiated(error: Exception) -> bool:
+    """Whether JAX refuses, in its own words, a derivative by what a function closes over."""
+    return "custom_vjp function with respect to a closed-over value" in str(error)
 
 
 def closed_over(*functions: Callable[..., Any]) -> list[tuple[str, Any]]:

@@ -20,10 +20,18 @@ from typing import Any, ParamSpec, TypeVar
 import jax
 import jax.numpy as jnp
 
+from fnnet.rules.agreement import is_differentiable
 from fnnet.rules.arguments import Arguments
 from fnnet.rules.mesh import forward_with_axes_automatic
 from fnnet.rules.passes import Pass, Rule
-from fnnet.rules.refusals import closed_over, forward_mode, stand_ins
+from fnnet.rules.refusals import (
+    asked_of,
+    closed_over,
+    differentiated,
+    forward_mode,
+    no_derivative,
+    stand_ins,
+)
 from fnnet.rules.wrapper import Wrapper
 
 P = ParamSpec("P")
@@ -169,22 +177,20 @@ def _call(rule: Rule, arguments: Arguments) -> Any:
             return f(*operands)
         return forward_with_axes_automatic(f, operands, is_rule=is_rule)
 
-    def primal(*operands: Any) -> Any:
+    def primal(_: Any, *operands: Any) -> Any:
         def forward(*operands: Any) -> Any:
             args, options = arguments.rebuilt(operands)
             return rule.forward(*args, **options)
 
         return run(forward, operands)
 
-    def fwd(*primals: Any) -> tuple[Any, list[Any]]:
+    def fwd(_: Any, *primals: Any) -> tuple[Any, list[Any]]:
         operands = [p.value for p in primals]
         wanted = [p.perturbed for p in primals]
-        if without := arguments.without_rule(wanted):
-            raise TypeError(
-                f"{rule.name}: a derivative with respect to {without} was asked, but the rule "
-                "returns cotangents of positional arguments that are not static, and of nothing "
-                "else. Make it such a parameter of forward, or pass jax.lax.stop_gradient of it"
-            )
+        if what := arguments.closed_over(wanted):
+            raise no_derivative(rule.name, what)
+        # a derivative by any of the others is asked of what stands for it
+        wanted = [w and i < arguments.count for i, w in enumerate(wanted)]
 
         def forward(*operands: Any) -> Any:
             args, options = arguments.rebuilt(operands)
@@ -198,7 +204,7 @@ def _call(rule: Rule, arguments: Arguments) -> Any:
                 f"it returned {type(pair).__name__}"
             )
         out, res = pair
-        _same_type(rule.name, out, jax.eval_shape(primal, *operands))
+        _same_type(rule.name, out, jax.eval_shape(primal, (), *operands))
         known = arguments.known(operands)
         taken = {k: known[k] for k in rule.bwd_takes if k in known}
         this = Pass(rule, arguments, operands, wanted, out, (res, taken))
@@ -212,15 +218,19 @@ def _call(rule: Rule, arguments: Arguments) -> Any:
     def bwd(saved: list[jax.Array], g: Any) -> tuple[Any, ...]:
         number, *residuals = saved
         this = passes[number.shape[-1]]
-        return this.cotangents(residuals, g)
+        return [jnp.zeros((), jnp.float32)] * len(asked), *this.cotangents(residuals, g)
 
     primal.__name__, fwd.__name__, bwd.__name__ = rule.name, f"{rule.name}_fwd", f"{rule.name}_bwd"
     core = jax.custom_vjp(primal)
     core.defvjp(fwd, bwd, symbolic_zeros=True)
+    operands, traced = arguments.release()
     try:
+        asked = [asked_of(rule.name, what, x) for what, x in traced if is_differentiable(x)]
         # JAX's error, where this is transposed, names no function, but shows this line
-        return core(*arguments.release())  # not for jax.linear_transpose: see fnnet.plain
-    except (TypeError, NotImplementedError) as e:
+        return core(asked, *operands)  # not for jax.linear_transpose: see fnnet.plain
+    except Exception as e:
+        if differentiated(e) and (what := arguments.closed_over()):
+            raise no_derivative(rule.name, what) from e
         if refused := forward_mode(rule.name, e):
             raise refused from (None if refused is e else e)
         raise

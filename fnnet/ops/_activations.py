@@ -18,9 +18,11 @@ Backward, with g = ∂L/∂y: the product rule, y' = x' · s(x) + x · s'(x) for
                                             dx = g (σ(z) + x z' σ(z) (1 - σ(z)))
 
 Digits, in the tails
-    1 + tanh u and, for z > 0, 1 - σ(z) cancel; σ(z) does not, nor does σ(-z) = 1 - σ(z). Far to the
-    left σ(z) is below the least number of its dtype where x σ(z) is not yet: there σ(z) = e^z =
-    e^(z+30) e^-30, and e^-30 comes last.
+    1 + tanh u and, for z > 0, 1 - σ(z) cancel; σ(z) does not. The backward pass needs σ(z) and
+    σ(-z) = 1 - σ(z): of the two it computes t = σ(-|z|), at most ½, and takes 1 - t for the other,
+    where nothing cancels; σ(z) σ(-z) = t (1 - t) on either side.
+    Far to the left σ(z) is below the least number of its dtype where x σ(z) is not yet: there
+    σ(z) = e^z = e^(z+30) e^-30, and e^-30 comes last.
     For |x| > 30, x³ need not be in range: z is held at its value there, where σ(z) is 0 or 1.
 
 Residuals
@@ -160,12 +162,6 @@ def silu_bwd(res: jax.Array, g: jax.Array) -> tuple[jax.Array]:
 _silu = register(_silu_forward, silu_fwd, silu_bwd, name="silu")
 
 
-def _logistic(z: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """far, and σ(z) or, where far, e^30 times that."""
-    far = z < _FAR
-    return far, lax.logistic(jnp.where(far, z + _SHIFT, z))
-
-
 def _normal(v: jax.Array) -> jax.Array:
     """Φ(v)."""
     return 0.5 * lax.erfc(-v * math.sqrt(0.5))
@@ -185,14 +181,17 @@ def _small(far: jax.Array, y: jax.Array) -> jax.Array:
 
 def _gated(v: jax.Array, z: jax.Array) -> jax.Array:
     """v σ(z)."""
-    far, s = _logistic(z)
-    return _small(far, v * s)
+    far = z < _FAR
+    return _small(far, v * lax.logistic(jnp.where(far, z + _SHIFT, z)))
 
 
 def _slope(z: jax.Array, vdz: jax.Array) -> jax.Array:
     """σ(z) + v dz/dv σ(z) σ(-z), the derivative of v σ(z)."""
-    far, s = _logistic(z)
-    return _small(far, s + (vdz * s) * lax.logistic(-z))
+    far, left = z < _FAR, z < 0
+    # no |z|: at 0 it has no derivative, and this has a second one
+    t = lax.logistic(jnp.where(far, z + _SHIFT, jnp.where(left, z, -z)))
+    rest = 1 - t
+    return _small(far, jnp.where(left, t, rest) + (vdz * t) * rest)
 
 
 def _argument(v: jax.Array) -> tuple[jax.Array, jax.Array]:

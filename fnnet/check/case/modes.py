@@ -12,8 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from fnnet.check.case import settings
-from fnnet.check.case.host import InPlace
+from fnnet.check.case.compiled import compiled
+from fnnet.check.case.interpret import Interpreted, pays
 from fnnet.check.case.subject import Arrays
+from fnnet.rules import plain
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,9 +45,11 @@ FLOAT16 = Mode("float16", settings.native, np.float16)
 
 
 class Program:
-    """A function of arrays, compiled once for each mode; what it returns comes as NumPy arrays.
+    """A function of arrays, traced once for each mode; what it returns comes as NumPy arrays.
 
-    What cannot be traced (Python control flow on values) runs as it is.
+    A small program in 64 bits is run by NumPy (`interpret`); any other is compiled, a small one
+    with few of XLA's optimisations, which cost more than they save. What cannot be traced (Python
+    control flow on values) runs as it is.
 
     Args:
         f: the function.
@@ -56,9 +60,10 @@ class Program:
         self, f: Callable[..., Any], calls_host: Callable[[], bool] = lambda: False
     ) -> None:
         self._f = f
-        self._compiled = jax.jit(f)
-        self._in_place = InPlace(f)
         self._calls_host = calls_host
+        self._ready: dict[Any, Callable[..., Any]] = {}
+        self._light: set[Any] = set()
+        self._traces: dict[Any, Any] = {}
         self.traceable = True
 
     def __call__(self, mode: Mode, *args: Any) -> Any:
@@ -66,12 +71,59 @@ class Program:
         with mode.context():
             if self.traceable:
                 try:
-                    if mode.dtype is np.float64 and self._calls_host():
-                        return to_numpy(self._in_place(mode.name, *args))
-                    return to_numpy(self._compiled(*args))
+                    return to_numpy(self._run(mode, args))
                 except _NOT_TRACEABLE:
                     self.traceable = False
             return to_numpy(self._f(*jax.tree.map(_on_device, args)))
+
+    def traced(self, mode: Mode, *args: Any) -> Any:
+        """The function traced in `mode`: a `jax.stages.Traced`, with the jaxpr."""
+        key = _key(mode, args)
+        if key not in self._traces:
+            with mode.context():
+                self._traces[key] = jax.jit(self._f).trace(*args)
+        return self._traces[key]
+
+    def _run(self, mode: Mode, args: Any) -> Any:
+        key = _key(mode, args)
+        if key not in self._ready:
+            self._ready[key] = self._made(mode, args)
+        try:
+            return self._ready[key](*args)
+        except Exception:
+            if key not in self._light:
+                raise
+        # a loop is too long for NumPy, or NumPy raises: what the program does, XLA says
+        self._light.remove(key)
+        self._ready[key] = compiled(self.traced(mode, *args))
+        return self._ready[key](*args)
+
+    def _made(self, mode: Mode, args: Any) -> Callable[..., Any]:
+        if mode.dtype is np.float64 and self._calls_host():
+            # derivatives are taken already: the rules that are left only hide callbacks
+            jaxpr, shape = jax.make_jaxpr(plain(self._f), return_shape=True)(*args)
+            return _flat(Interpreted(jaxpr, limited=False), shape)
+        traced = self.traced(mode, *args)
+        if mode.dtype is np.float64 and pays(traced.jaxpr):
+            self._light.add(_key(mode, args))
+            return _flat(Interpreted(traced.jaxpr), traced.out_info)
+        run: Callable[..., Any] = compiled(traced)
+        return run
+
+
+def _key(mode: Mode, args: Any) -> Any:
+    leaves, tree = jax.tree.flatten(args)
+    return mode.name, tree, *(_kind(x) for x in leaves)
+
+
+def _kind(x: Any) -> Any:
+    where = x.sharding if isinstance(x, jax.Array) else None
+    return np.shape(x), getattr(x, "dtype", type(x)), where
+
+
+def _flat(run: Interpreted, like: Any) -> Callable[..., Any]:
+    tree = jax.tree.structure(like)
+    return lambda *args: jax.tree.unflatten(tree, run(jax.tree.leaves(args)))
 
 
 _NOT_TRACEABLE = (

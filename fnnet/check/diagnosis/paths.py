@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fnnet.check.case.finding import Detail
+from fnnet.check.case.interpret import INLINED
 from fnnet.check.case.modes import Program
 from fnnet.check.case.subject import Arrays, is_float
 from fnnet.rules.jaxpr import Equation, bind, opened, run
@@ -23,7 +24,6 @@ from fnnet.rules.jaxpr import Equation, bind, opened, run
 Row = tuple[tuple[int, ...], float]  # edges, and the weight they are given
 
 WEIGHTS = (0.0, -1.0, 2.0, 0.5)
-_INLINED = {"jit": "jaxpr", "pjit": "jaxpr", "closed_call": "call_jaxpr", "core_call": "call_jaxpr"}
 MOST_EDGES = 200
 MOST_PAIRS = 1500
 LARGE = 50_000
@@ -109,8 +109,8 @@ class Paths:
 
         def weighed(eqn: Equation, inputs: list[Any]) -> Sequence[Any]:
             name = eqn.primitive.name
-            if name in _INLINED:
-                body, body_consts = opened(eqn.params[_INLINED[name]])
+            if name in INLINED:
+                body, body_consts = opened(eqn.params[INLINED[name]])
                 return run(body, body_consts, inputs, weighed)
             if name == "stop_gradient":
                 return bind(eqn, inputs)

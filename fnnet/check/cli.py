@@ -19,7 +19,7 @@ from fnnet._terminal import Columns, Parser, file_fault, for_people, one_of, wri
 from fnnet.check.report.report import Report
 from fnnet.check.selftest.samples import op_names, samples
 from fnnet.check.selftest.twin import NEAR, twin_error
-from fnnet.check.verify import check_vjp
+from fnnet.check.verify import LEVELS, Level, check_vjp
 
 SEED = 20_261_122
 SCORED_ON = 8  # devices: some planted bugs show on several only
@@ -79,8 +79,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.score:
         from fnnet.check.selftest import score
 
-        return score.main(options.json, options.only)
-    return _check(list(dict.fromkeys(options.op or op_names())), options.json, options.verbose)
+        return score.main(options.json, options.only, options.level)
+    names = list(dict.fromkeys(options.op or op_names()))
+    return _check(names, options.json, options.verbose, options.level)
 
 
 def _parser() -> Parser:
@@ -102,6 +103,12 @@ def _parser() -> Parser:
         type=int,
         metavar="N",
         help="with N virtual CPU devices, for the sharded question",
+    )
+    parser.add_argument(
+        "--level",
+        choices=tuple(LEVELS),
+        default="full",
+        help="which questions are asked: quick asks those about the gradient itself",
     )
     parser.add_argument("--verbose", action="store_true", help="print each report whole")
     parser.add_argument(
@@ -150,7 +157,7 @@ def _anew(words: Sequence[str], devices: int) -> int:
         return child.wait()
 
 
-def _check(names: Sequence[str], json_file: str | None, verbose: bool) -> int:
+def _check(names: Sequence[str], json_file: str | None, verbose: bool, level: Level) -> int:
     from fnnet.proof import reference  # here: nothing else of check stands on the proofs
 
     device = jax.devices()[0]
@@ -163,7 +170,7 @@ def _check(names: Sequence[str], json_file: str | None, verbose: bool) -> int:
     for name in names:
         calls = [
             Checked(
-                check_vjp(getattr(ops, name), s.args, kwargs=s.options, key=key),
+                check_vjp(getattr(ops, name), s.args, kwargs=s.options, key=key, level=level),
                 twin_error(name, s, reference),
             )
             for s in samples(name, key)
@@ -181,7 +188,7 @@ def _check(names: Sequence[str], json_file: str | None, verbose: bool) -> int:
                 "calls": [{**call.report.to_dict(), "twin": call.twin} for call in calls],
             }
         )
-    if jax.device_count() == 1:
+    if jax.device_count() == 1 and level == "full":
         print("\nOne device: the sharded question was skipped; --devices 8 asks it.", file=human)
     print(LEGEND, file=human)
     if json_file is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -34,6 +34,7 @@ from fnnet.check.questions import (
     value,
     which_rule,
 )
+from fnnet.check.report.progress import Progress, progress
 from fnnet.check.report.report import GradientError, Report
 
 QUESTIONS = (
@@ -53,6 +54,17 @@ QUESTIONS = (
     which_rule,
 )
 
+Level = Literal["quick", "full"]
+# the questions of each level; whether the cotangents keep the contract is asked before, at both
+LEVELS: dict[str, tuple[Any, ...]] = {
+    "quick": (value, linearity, reverse, differences),
+    "full": QUESTIONS,
+}
+QUICK = (
+    'level="quick": the gradient alone was asked about, to first order and in the dtypes given. '
+    'level="full" also asks about transforms, the second order, other dtypes and devices.'
+)
+
 
 def check_vjp(
     f: Callable[..., Any],
@@ -63,6 +75,7 @@ def check_vjp(
     key: Any = None,
     argnums: int | Sequence[int] | None = None,
     budget_bytes: int | None = None,
+    level: Level = "full",
     stop_early: bool = False,
     allow_no_rule: bool = False,
 ) -> Report:
@@ -80,6 +93,9 @@ def check_vjp(
             report.
         argnums: the positions of the arguments to differentiate; all by default.
         budget_bytes: the most that the backward pass may keep.
+        level: "full" asks every question. "quick" asks whether the rule keeps the contract of
+            cotangents, is linear in g, and agrees with autodiff and with differences; the value
+            under differentiation, too. It takes a third of the time.
         stop_early: leave out the questions after the first one that found something wrong.
         allow_no_rule: whether a function without any hand-written rule may be "correct". By default
             it is "undecidable": autodiff compared with itself says nothing, and most often the
@@ -90,6 +106,7 @@ def check_vjp(
 
     Raises:
         TypeError: if `f` cannot be called with these arguments.
+        ValueError: for a `level` that there is not.
         Exception: whatever `f` itself raises when it is called, without being differentiated.
 
     Example:
@@ -103,12 +120,17 @@ def check_vjp(
         >>> report.verdict, report.diagnosis, round(report.wrong[0].detail["factor"], 4)
         ('wrong', 'scaled', 0.6667)
     """
+    if level not in LEVELS:
+        raise ValueError(
+            f"check_vjp: level must be one of {', '.join(map(repr, LEVELS))}, got {level!r}; "
+            '"full" asks every question, "quick" those about the gradient itself'
+        )
     options = (reference, kwargs, seed_of(key), argnums, budget_bytes, allow_no_rule)
     with settings.native(), np.errstate(all="ignore"):
-        report = _check(f, args, options, stop_early)
+        report = _check(f, args, options, level, stop_early)
         if report.diagnosis and _refused_by_strictness(report):
             with settings.lenient():
-                report = _check(f, args, options, stop_early)
+                report = _check(f, args, options, level, stop_early)
             note = (
                 "The rule raises under this process's strict promotion of dtypes or ranks, where "
                 "the function itself does not; it was checked under JAX's standard promotion."
@@ -122,8 +144,16 @@ def _refused_by_strictness(report: Report) -> bool:
     return "TypePromotionError" in text or "rank_promotion" in text
 
 
-def _check(f: Callable[..., Any], args: Any, options: Any, stop_early: bool) -> Report:
+def _check(
+    f: Callable[..., Any], args: Any, options: Any, level: Level, stop_early: bool
+) -> Report:
     case = make_case(f, args, *options)
+    with progress(case.subject.name) as told:
+        return _questioned(case, told, level, stop_early)
+
+
+def _questioned(case: Case, told: Progress, level: Level, stop_early: bool) -> Report:
+    told.asks(contract.NAME, 1, len(LEVELS[level]) + 1)
     if not case.values:
         words = "no argument is a float or complex array: there is nothing to differentiate"
         detail = Detail(words=words, no_rule=not case.allow_no_rule)
@@ -135,14 +165,18 @@ def _check(f: Callable[..., Any], args: Any, options: Any, stop_early: bool) -> 
     if any(f.diagnosis != "dtype" for f in findings if f.verdict == "wrong"):
         return make_report(case, findings)
     case.choose_mode()
-    for question in QUESTIONS:
+    for number, question in enumerate(LEVELS[level], 2):
         if stop_early and any(f.verdict == "wrong" for f in findings):
             break
+        told.asks(_name(question), number, len(LEVELS[level]) + 1)
         found = _asked(question, evidence)
         findings += found
         if question in (reverse, linearity, value):
             evidence.wrong_first_order |= any(f.verdict == "wrong" for f in found)
-    return make_report(case, findings)
+    if which_rule not in LEVELS[level] and which_rule.rule_names(case) == []:
+        findings.append(which_rule.no_rule(allowed=case.allow_no_rule))
+    report = make_report(case, findings)
+    return dataclasses.replace(report, notes=(QUICK,)) if level == "quick" else report
 
 
 def assert_vjp(f: Callable[..., Any], args: Any, **options: Any) -> Report:
@@ -201,12 +235,16 @@ def _asked(question: Any, e: Evidence) -> list[Finding]:
         found: list[Finding] = question.ask(e)
         return found
     except Exception as error:
-        name = getattr(question, "NAME", question.__name__.rpartition(".")[2])
+        name = _name(question)
         if isinstance(error, jax.errors.UnexpectedTracerError):
             code, detail = explain(error)
             return [Finding(name, "wrong", diagnosis=code, detail=detail)]
         words = f"could not be asked: {type(error).__name__}: {first_line(error)}"
         return [Finding(name, "skipped", detail=Detail(words=words))]
+
+
+def _name(question: Any) -> str:
+    return str(getattr(question, "NAME", question.__name__.rpartition(".")[2]))
 
 
 def make_report(case: Case, findings: list[Finding]) -> Report:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import pathlib
+import statistics
 import sys
 import time
 import warnings
@@ -23,19 +24,20 @@ from jax.test_util import check_grads
 from fnnet._terminal import for_people, write
 from fnnet.check.case.subject import take_apart
 from fnnet.check.report.table import table
-from fnnet.check.verify import check_vjp
+from fnnet.check.verify import Level, check_vjp
 from fnnet.rules import plain
 
 PLANTED = pathlib.Path(__file__).parents[3] / "tests" / "planted"
 DIAGNOSED = 0.9  # of the bugs, at least
 
 
-def main(json_file: str | None = None, only: str | None = None) -> int:
+def main(json_file: str | None = None, only: str | None = None, level: Level = "full") -> int:
     """Print the score table.
 
     Args:
         json_file: where each row's verdicts are written.
         only: the rows whose names contain this.
+        level: that of `check_vjp`.
 
     Returns:
         0 if every bug is caught, nine in ten named rightly, and no right rule accused; 1 if
@@ -56,7 +58,7 @@ def main(json_file: str | None = None, only: str | None = None) -> int:
         return 2
     human = for_people(json_file)
     with _compiled_fast():
-        results = _scored(rows, human)
+        results = _scored(rows, human, level)
     print(*summary(results), sep="\n", file=human, flush=True)
     if json_file is not None:
         write(json_file, json.dumps(results, indent=1))
@@ -76,7 +78,7 @@ def _compiled_fast() -> Iterator[None]:
         jax.config.update("jax_disable_most_optimizations", before)
 
 
-def _scored(rows: Sequence[tuple[Any, bool]], human: TextIO) -> list[dict[str, Any]]:
+def _scored(rows: Sequence[tuple[Any, bool]], human: TextIO, level: Level) -> list[dict[str, Any]]:
     results = []
     for i, (row, is_bug) in enumerate(rows):
         if i and i % 50 == 0:
@@ -88,7 +90,7 @@ def _scored(rows: Sequence[tuple[Any, bool]], human: TextIO) -> list[dict[str, A
                 flush=True,
             )
             continue
-        results.append(score(row, is_bug))
+        results.append(score(row, is_bug, level=level))
         said = results[-1]
         if said["fnnet"]["wrong"] != is_bug or not said["diagnosed"]:
             print(
@@ -114,12 +116,12 @@ def planted() -> Any:
     return module
 
 
-def score(row: Any, is_bug: bool, others: bool = True) -> dict[str, Any]:
+def score(row: Any, is_bug: bool, others: bool = True, level: Level = "full") -> dict[str, Any]:
     """What each tester says of one row: True for wrong, None where it cannot be asked."""
     f, args, *rest = row.build()
     options = rest[0] if rest else {}
     start = time.perf_counter()
-    report = check_vjp(f, args, **options, stop_early=is_bug)
+    report = check_vjp(f, args, **options, level=level, stop_early=is_bug)
     seconds = time.perf_counter() - start
     result = {
         "name": row.name,
@@ -211,8 +213,10 @@ def summary(results: Sequence[dict[str, Any]]) -> list[str]:
     lines = table(("tester", "bugs caught", "right rules accused", "not asked"), rows)
     diagnosed = sum(r["diagnosed"] for r in bugs)
     undecided = sum(r["fnnet"]["verdict"] == "undecidable" for r in rights)
+    seconds = [r["fnnet"]["seconds"] for r in (*bugs, *rights)]
     lines += [
         "",
         f"diagnoses right: {diagnosed} of {len(bugs)}; right rules undecided: {undecided}",
+        f"seconds a rule: {statistics.median(seconds):.2f} (median), {max(seconds):.1f} at most",
     ]
     return lines

@@ -33,15 +33,16 @@ jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
-# compiling takes its time, and a shared machine more
-hypothesis.settings.register_profile(
-    "fnnet",
-    deadline=None,
-    max_examples=25,
-    derandomize=True,
-    suppress_health_check=[hypothesis.HealthCheck.too_slow],
-)
-hypothesis.settings.load_profile("fnnet")
+# each drawn shape is compiled anew; compiling takes its time, and a shared machine more
+for name, examples in (("few", 8), ("many", 25)):
+    hypothesis.settings.register_profile(
+        name,
+        deadline=None,
+        max_examples=examples,
+        derandomize=True,
+        suppress_health_check=[hypothesis.HealthCheck.too_slow],
+    )
+hypothesis.settings.load_profile("few")  # pytest --hypothesis-profile=many
 
 
 @pytest.fixture

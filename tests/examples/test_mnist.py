@@ -20,6 +20,7 @@ import training
 
 import fnnet
 from fnnet import backprop
+from tests.marks import thorough
 
 from .programs import program
 from .test_data import idx
@@ -171,6 +172,7 @@ def test_the_test_set_in_parts(monkeypatch):
     np.testing.assert_allclose(parts, whole, rtol=1e-5, atol=1e-6)
 
 
+@thorough
 def test_cnn(tmp_path, capsys):
     """Learns the small images; its error by NumPy is its loss; the table has its leaves."""
     code, (header, *epochs) = run(tmp_path, "--model", "cnn", "--steps", "110")
@@ -189,7 +191,9 @@ def test_cnn(tmp_path, capsys):
     assert net.error(outputs, y) == pytest.approx(float(net.loss(params, x, y)), rel=1e-5)
 
 
-@pytest.mark.parametrize(("model", "steps"), [("mlp", "66"), ("cnn", "8")])
+@pytest.mark.parametrize(
+    ("model", "steps"), [("mlp", "66"), pytest.param("cnn", "8", marks=thorough)]
+)
 def test_bf16(tmp_path, model, steps, capsys):
     """Learns nearly as well; the table has rows of bfloat16; tests and parameters are float32."""
     runs = []
@@ -419,6 +423,7 @@ def test_unusable_data(tmp_path, capsys):
 # As a program.
 
 
+@thorough
 def test_smoke_twice_as_a_program(tmp_path):
     """Two processes: the same bits. Nothing but the report is printed."""
     logs = []

@@ -12,6 +12,8 @@ import placement
 import pytest
 from outcomes import UserError
 
+from tests.marks import first_of
+
 from .programs import lines
 
 
@@ -38,7 +40,7 @@ RUNS = {
 }
 
 
-@pytest.mark.parametrize("which", RUNS)
+@pytest.mark.parametrize("which", first_of(RUNS))
 def test_the_losses_of_one_device(which, tmp_path, capsys):
     script, flags, mesh, sharded = RUNS[which]
     for name, more in (("one", []), ("many", ["--mesh", mesh])):

@@ -12,6 +12,8 @@ import mnist
 import numpy as np
 import pytest
 
+from tests.marks import thorough
+
 from .programs import cached, ended, lines, parameters, program
 
 # epochs enough that a slow test still interrupts
@@ -29,6 +31,7 @@ def two(tmp_path: Path, script: str, *args: str, **env: str) -> list[subprocess.
     ]
 
 
+@thorough
 def test_two_processes_are_one(tmp_path):
     """Interrupted, then resumed on a mesh over both: losses, files and words as of one process."""
     env = cached(tmp_path / "cache")
@@ -85,6 +88,7 @@ def test_wrong_flags(script, wrong, capsys):
     assert WRONG[wrong] in error
 
 
+@thorough
 def test_nobody_to_join(tmp_path):
     """JAX finds no cluster here: one line says what to give."""
     _, error = ended(program("mnist.py", "--smoke", "--distributed", cwd=tmp_path), 2)

@@ -13,11 +13,14 @@ import mnist
 import pytest
 import runs
 
+from tests.marks import first_of, thorough
+
 from .programs import cached, ended, lines, parameters, program
 
 KILLS = 10
 
 
+@thorough
 def test_killed_at_any_moment(tmp_path, capsys):
     """SIGKILL at ten random moments, from the start of Python to the writing of checkpoints."""
     seed = secrets.randbelow(10**6)
@@ -128,7 +131,7 @@ def killed(monkeypatch):
     return run
 
 
-@pytest.mark.parametrize("which", SCRIPTS)
+@pytest.mark.parametrize("which", first_of(SCRIPTS))
 def test_resumed_is_uninterrupted(which, tmp_path, killed, capsys):
     assert start(which, tmp_path / "whole") == 0
     killed(which, tmp_path / "cut", times=1)

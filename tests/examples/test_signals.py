@@ -9,12 +9,15 @@ import time
 import checkpoints
 import pytest
 
+from tests.marks import first_of, thorough
+
 from .conftest import EXAMPLES
 from .programs import cached, ended, lines, parameters, program
 
 FLAGS = "--data digits --hidden 8 --batch-size 256 --epochs 60 --save-every 100"
 
 
+@thorough
 def test_sigint_and_sigterm_then_resume(tmp_path):
     """Between checkpoints, so that the one written is the signal's."""
     env = cached(tmp_path / "cache")
@@ -81,7 +84,7 @@ def test_a_second_sigint_ends_at_once():
     assert process.communicate()[1] == "ended\n"
 
 
-@pytest.mark.parametrize("script", ["mnist.py", "char_lm.py"])
+@pytest.mark.parametrize("script", first_of(["mnist.py", "char_lm.py"]))
 def test_sigint_while_it_still_imports(script, tmp_path):
     """One line; for Python itself the first tenth of a second."""
     (tmp_path / "jax.py").write_text('print("go", flush=True); import time; time.sleep(60)')

@@ -23,6 +23,7 @@ from fnnet.measure.peer_epochs import Problem
 from fnnet.measure.row import Row
 from fnnet.measure.rows import ROWS
 from tests.compare import assert_close
+from tests.marks import thorough
 
 SMALL = {
     "matmul": [(4, 3), (3, 2)],
@@ -86,6 +87,7 @@ def test_every_peer_computes_the_same_function(row, key):
         assert_close(got, (want, cts), 1e-5)
 
 
+@thorough
 def test_every_row_measured_has_all_its_figures(measured):
     for row, m in zip(ROWS, measured, strict=True):
         assert m.name == row.name
@@ -99,6 +101,7 @@ def test_every_row_measured_has_all_its_figures(measured):
         assert all(c.compile_s > 0 and c.trace_s > 0 for c in m.contestants.values())
 
 
+@thorough
 def test_memory_is_that_of_the_gradient(measured):
     """At (4, 3, 2): what relu and mse keep, and never more than autodiff.
 
@@ -156,6 +159,7 @@ def test_an_op_with_integer_arguments_is_a_row():
     assert "absent (ModuleNotFoundError" in bench_tables.tables([m], None)
 
 
+@thorough
 @pytest.mark.parametrize("room", [40, 80, 160])
 def test_the_tables(measured, monkeypatch, room):
     """As wide as there is room: what is too wide has two lines, the quartiles are left out."""
@@ -170,6 +174,7 @@ def test_the_tables(measured, monkeypatch, room):
     assert ("quartiles" in text) == (room > 100)
 
 
+@thorough
 def test_a_backend_that_does_not_tell_its_memory(measured, monkeypatch):
     def untold(self):
         raise NotImplementedError("not here")
@@ -275,6 +280,7 @@ def test_one_op_alone(tiny, capsys):
     assert "value and gradient" not in out
 
 
+@thorough
 def test_rows_come_as_they_are_measured(monkeypatch, measured, capsys):
     by_name = {m.name: m for m in measured}
     seen = []

@@ -197,8 +197,8 @@ LARGE = {
 def test_the_program_does_not_grow_with_the_window(name):
     """Lowered, forward and gradient: 40×40 pixels take no more than 5×5, but for longer numbers."""
     x = F((1, 42, 42, 2), "float32")
-    for passes in (lambda f: f, lambda f: jax.value_and_grad(lambda x: jnp.sin(f(x)).sum())):
-        small, large = (len(jax.jit(passes(LARGE[name](k))).lower(x).as_text()) for k in (5, 40))
+    for make in (lambda f: f, lambda f: jax.value_and_grad(lambda x: jnp.sin(f(x)).sum())):
+        small, large = (len(jax.jit(make(LARGE[name](k))).lower(x).as_text()) for k in (5, 40))
         assert large < 1.1 * small
 
 

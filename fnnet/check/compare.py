@@ -11,7 +11,7 @@ import numpy as np
 from fnnet.check.case import settings
 from fnnet.check.case.modes import NATIVE
 from fnnet.check.oracle.evidence import Evidence
-from fnnet.check.questions import contract, reverse, value, which_rule
+from fnnet.check.questions import contract, differences, reverse, value, which_rule
 from fnnet.check.report.report import Report
 from fnnet.check.verify import make_case, make_report, seed_of
 
@@ -65,6 +65,8 @@ def compare_gradients(
             case.choose_mode()
             evidence = Evidence(case)
             findings += [*reverse.ask(evidence), *value.ask(evidence)]
+            if not case.witness:
+                findings += differences.ask(evidence)
             if which_rule.rule_names(case) == []:
                 findings.append(which_rule.no_rule(allowed=allow_no_rule))
         return make_report(case, findings)

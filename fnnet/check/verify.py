@@ -18,9 +18,13 @@ from fnnet.check.case.subject import take_apart
 from fnnet.check.diagnosis.explain import explain
 from fnnet.check.oracle.evidence import Evidence
 from fnnet.check.questions import (
+    absent,
+    accumulate,
+    batch,
     contract,
     determinism,
     differences,
+    forward,
     integers,
     kinks,
     linearity,
@@ -31,6 +35,7 @@ from fnnet.check.questions import (
     second_order,
     sharded,
     transforms,
+    transpose,
     value,
     which_rule,
 )
@@ -44,8 +49,13 @@ QUESTIONS = (
     own_value,
     determinism,
     differences,
+    transpose,
+    forward,
+    absent,
+    accumulate,
     second_order,
     transforms,
+    batch,
     low_precision,
     kinks,
     integers,
@@ -53,6 +63,8 @@ QUESTIONS = (
     sharded,
     which_rule,
 )
+# those that can be asked of a function that has no derivative in reverse mode
+WITHOUT_REVERSE = (forward, batch, integers, which_rule)
 
 Level = Literal["quick", "full"]
 # the questions of each level; whether the cotangents keep the contract is asked before, at both
@@ -165,10 +177,11 @@ def _questioned(case: Case, told: Progress, level: Level, stop_early: bool) -> R
     if any(f.diagnosis != "dtype" for f in findings if f.verdict == "wrong"):
         return make_report(case, findings)
     case.choose_mode()
-    for number, question in enumerate(LEVELS[level], 2):
+    questions = LEVELS[level] if case.reverse else WITHOUT_REVERSE
+    for number, question in enumerate(questions, 2):
         if stop_early and any(f.verdict == "wrong" for f in findings):
             break
-        told.asks(_name(question), number, len(LEVELS[level]) + 1)
+        told.asks(_name(question), number, len(questions) + 1)
         found = _asked(question, evidence)
         findings += found
         if question in (reverse, linearity, value):
@@ -249,11 +262,15 @@ def _name(question: Any) -> str:
 
 def make_report(case: Case, findings: list[Finding]) -> Report:
     """The report on a case."""
+    # where autodiff is no witness, what differences say is all that is known
+    told = ("reverse", "forward") if case.witness else ("reverse against differences", "forward")
     if not any(
-        f.verdict == "wrong" or (f.check.startswith("reverse") and f.verdict != "skipped")
+        f.verdict == "wrong" or (f.check.startswith(told) and f.verdict != "skipped")
         for f in findings
     ):
         words = "the gradient could be compared neither with autodiff nor with differences"
+        if case.why_no_witness:
+            words = f"{case.why_no_witness}, and differences were not to be had"
         findings.append(Finding("reverse", "undecidable", detail=Detail(words=words)))
     return Report(
         case.subject.name,

@@ -12,6 +12,7 @@ from jax.extend import core
 
 from fnnet.rules.arguments import is_array
 from fnnet.rules.jaxpr import Closed, Equation, bind, opened, run
+from fnnet.rules.origin import is_foreign_class, is_foreign_primitive
 from fnnet.rules.wrapper import Wrapper
 
 P = ParamSpec("P")
@@ -22,6 +23,8 @@ _CUSTOM = {
     "custom_vjp_call": "call_jaxpr",
     "custom_vjp_call_jaxpr": "fun_jaxpr",
     "custom_jvp_call": "call_jaxpr",
+    "custom_vmap_call": "call",
+    "linear_call": "callee",
 }
 
 # JAX 0.12 has these as classes, all under the primitive `call_hi_primitive`: a custom rule that is
@@ -30,7 +33,11 @@ _CUSTOM_CLASSES = frozenset({"CustomVJPTraced", "CustomJVPTraced", "CustomRoot"}
 
 
 def plain(f: Callable[P, R]) -> Callable[P, R]:
-    """Remove every `jax.custom_vjp` and `jax.custom_jvp` rule from `f`, at any depth.
+    """Remove every hand-written derivative rule from `f`, at any depth.
+
+    Those of `jax.custom_vjp`, `custom_jvp`, `custom_gradient`, `custom_vmap`, `linear_call` and
+    `custom_root`, of hijax primitives (`jax.experimental.hijax`; what `expand` computes is left),
+    and of primitives that somebody else than JAX made, if their implementation can be traced.
 
     The returned function computes the same values, by the same operations; any derivative of it is
     JAX's own. So ``jax.grad(f)`` against ``jax.grad(plain(f))`` compares manual with automatic
@@ -47,7 +54,9 @@ def plain(f: Callable[P, R]) -> Callable[P, R]:
     A derivative that `f` takes itself is no function with a rule any more, but the rule's result:
     ``plain(jax.grad(g))``, or ``plain`` of a training step, keeps the hand-written rules of `g`.
     Write ``jax.grad(plain(g))``. Likewise for a linear solver (`jax.lax.custom_linear_solve`),
-    which transposes the function it is given: give it ``plain`` of that.
+    which transposes the function it is given: give it ``plain`` of that. What such a solver is told
+    about its transpose (`transpose_solve`) stays too, and so does a primitive without an
+    implementation in JAX.
 
     Args:
         f: a function of pytrees of arrays. Arguments that are not arrays (numbers, strings,
@@ -119,8 +128,14 @@ def _equation(eqn: Equation, values: list[Any]) -> Sequence[Any]:
     if (name := eqn.primitive.name) in _CUSTOM:
         inner, consts = opened(eqn.params[_CUSTOM[name]])
         return run(inner, consts, values, _equation)
-    if _is_custom_class(eqn):
+    if _is_custom_class(eqn) or _is_hijax(eqn):
         inner, consts = opened(jax.make_jaxpr(functools.partial(_expanded, eqn))(*values))
+        return run(inner, consts, values, _equation)
+    if _is_foreign(eqn):
+        traced = _implementation(eqn, values)
+        if traced is None:
+            return bind(eqn, values)
+        inner, consts = opened(traced)
         return run(inner, consts, values, _equation)
     if not _has_rule(eqn):
         return bind(eqn, values)
@@ -132,7 +147,50 @@ def _equation(eqn: Equation, values: list[Any]) -> Sequence[Any]:
 
 
 def _is_custom_class(eqn: Equation) -> bool:
-    return type(eqn.params.get("_prim")).__name__ in _CUSTOM_CLASSES
+    """Whether `eqn` is a rule as a class: JAX's own, or somebody's hijax primitive."""
+    prim: Any = eqn.params.get("_prim")
+    while type(prim).__name__ == "VmapOf":  # JAX 0.10's class for one under vmap
+        prim = prim.prim
+    return prim is not None and (type(prim).__name__ in _CUSTOM_CLASSES or is_foreign_class(prim))
+
+
+def _is_foreign(eqn: Equation) -> bool:
+    return "_prim" not in eqn.params and is_foreign_primitive(eqn.primitive)
+
+
+def _is_hijax(eqn: Equation) -> bool:
+    """Whether `eqn` is somebody's primitive of hijax's older kind, with ``to_lojax``."""
+    return _is_foreign(eqn) and is_foreign_class(eqn.primitive) and _lowered(eqn) is not None
+
+
+def _lowered(eqn: Equation) -> Callable[..., Any] | None:
+    return getattr(eqn.primitive, "to_lojax", None)
+
+
+def _implementation(eqn: Equation, values: Sequence[Any]) -> Any:
+    """What a primitive that is not JAX's computes, traced; None where that cannot be traced."""
+    if eqn.effects:
+        return None
+
+    def computed(*args: Any) -> Any:
+        return jax.tree.leaves(eqn.primitive.impl(*args, **eqn.params))
+
+    try:
+        traced = jax.make_jaxpr(computed)(*values)
+    except Exception:  # NumPy, C++, or nothing at all
+        return None
+    # one whose implementation is to bind it: what it computes is known when it is lowered only
+    return None if _binds(opened(traced)[0], eqn.primitive) else traced
+
+
+def _binds(jaxpr: Any, primitive: Any) -> bool:
+    return any(
+        eqn.primitive is primitive
+        or any(
+            _binds(opened(inner)[0], primitive) for p in eqn.params.values() for inner in _jaxprs(p)
+        )
+        for eqn in jaxpr.eqns
+    )
 
 
 def _is_checkpoint_class(eqn: Equation) -> bool:
@@ -154,6 +212,8 @@ def _checkpoint(eqn: Equation, values: list[Any]) -> Sequence[Any]:
 
 def _expanded(eqn: Equation, *values: Any) -> list[Any]:
     """The function as it was written, of an equation that is of a custom class."""
+    if lowered := None if "_prim" in eqn.params else _lowered(eqn):
+        return jax.tree.leaves(lowered(*values, **eqn.params))
     prim = eqn.params["_prim"]
     return jax.tree.leaves(prim.expand(*jax.tree.unflatten(prim.in_tree, values)))
 
@@ -203,7 +263,7 @@ def _jaxprs(param: Any) -> list[Any]:
 
 def _has_rule(eqn: Equation) -> bool:
     """Whether a custom rule is in `eqn` or in a function it calls, at any depth."""
-    if eqn.primitive.name in _CUSTOM or _is_custom_class(eqn):
+    if eqn.primitive.name in _CUSTOM or _is_custom_class(eqn) or _is_foreign(eqn):
         return True
     params = eqn.params["_prim"].params if _is_checkpoint_class(eqn) else eqn.params
     return any(

@@ -11,7 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fnnet.check.case.host import calls_host
+from fnnet.check.case.host import calls_host, equations
+from fnnet.check.case.kinds import DERIVATIVES, Rule, rules_in
 from fnnet.check.case.modes import NATIVE, WIDE, Mode, Program, epsilon, narrowed, widened
 from fnnet.check.case.precision import narrowest
 from fnnet.check.case.subject import Arrays, Subject
@@ -45,6 +46,9 @@ class Case:
         g: a random cotangent, nowhere near 0 or constant, exact in every float dtype.
         work: the mode of the elementwise comparison.
         has_oracle: whether JAX can differentiate the truth.
+        witness: whether that oracle holds no hand-written rule that could be wrong as well. Where
+            it does, differences alone can say "correct".
+        reverse: whether the function has a derivative in reverse mode at all.
     """
 
     def __init__(
@@ -73,7 +77,10 @@ class Case:
         self.g = self.cotangent(0)
         self.work: Mode = NATIVE
         self.has_oracle = False
+        self.witness = False
+        self.reverse = True
         self.why_no_oracle = ""
+        self.why_no_witness = ""
         self.why_native = ""
         self.sensitivity: dict[Any, list[Any]] = {}
         self.power: dict[str, float] = {}
@@ -192,6 +199,30 @@ class Case:
         """The same of the oracle."""
         return self._run(self.oracle, self.values, self.g, mode, None)
 
+    @functools.cached_property
+    def outputs(self) -> Arrays:
+        """The function's float outputs at the caller's arguments, in the work mode."""
+        if self.reverse:
+            return list(self.hand_at_args(self.work)[0])
+        mode = self.work
+        return list(
+            self.forward(mode, mode.cast(self.values, self.subject.values), self.subject.others)[0]
+        )
+
+    def differentiable(self) -> bool:
+        """Whether JAX can differentiate the truth in reverse mode, as it is traced."""
+        with NATIVE.context():
+            try:
+                jax.eval_shape(
+                    pull(self.truth),
+                    self.subject.values,
+                    self.subject.others,
+                    self.cast_g(self.g, NATIVE),
+                )
+            except Exception:
+                return False
+        return True
+
     def traceable_value(self) -> bool:
         """Whether the value can be computed from traced arrays."""
         with self.work.context():
@@ -227,11 +258,81 @@ class Case:
         """How many numbers go in and come out."""
         return int(sum(v.size for v in self.values) + sum(x.size for x in self.g))
 
+    @functools.cached_property
+    def rules(self) -> list[Rule] | None:
+        """The rules in the function; None if it cannot be traced. JAX's own are no rules of others.
+
+        The rule of `jax.nn.softmax` is one where that function itself is checked, and none of a
+        function that calls it.
+        """
+        found = self._rules_of(self.hand)
+        of_jax = str(getattr(_called(self.f), "__module__", "")).partition(".")[0] == "jax"
+        return None if found is None else [r for r in found if r.foreign or of_jax]
+
+    def _rules_of(self, flat: Callable[..., Any]) -> list[Rule] | None:
+        with self.work.context():
+            try:
+                jaxpr = jax.make_jaxpr(flat)(
+                    self.work.cast(self.values, self.subject.values), self.subject.others
+                )
+            except Exception:
+                return None
+        return rules_in(jaxpr)
+
+    def program(
+        self,
+        flat: Callable[..., Any],
+        transform: Callable[[Callable[..., Any]], Callable[..., Any]] | None = None,
+    ) -> str | None:
+        """The primitives of a gradient with the shapes they give, in order; None if untraceable."""
+
+        def transformed(values: Any, others: Any) -> Any:
+            def outputs(values: Any) -> Any:
+                return flat(values, others)[0]
+
+            return (transform(outputs)(values) if transform else outputs(values)), []
+
+        mode = self.work
+        with mode.context():
+            try:
+                jaxpr = jax.make_jaxpr(pull(transformed))(
+                    mode.cast(self.values, self.subject.values),
+                    self.subject.others,
+                    self.cast_g(self.g, mode),
+                )
+            except Exception:
+                return None
+        return " ".join(
+            f"{eqn.primitive.name}{[getattr(v.aval, 'shape', None) for v in eqn.outvars]}"
+            for eqn in equations(jaxpr)
+        )
+
     def choose_mode(self) -> None:
-        """Find out whether there is an oracle, and whether it and the rule run in float64."""
+        """Find out whether there is an oracle, a witness, and whether it runs in float64."""
+        self._choose_mode()
+        left = [
+            r
+            for r in (self._rules_of(self.truth) if self.has_oracle else None) or []
+            if r.foreign and r.kind in DERIVATIVES
+        ]
+        self.witness = self.has_oracle and not left
+        if not left:
+            return
+        said = ", ".join(dict.fromkeys(f"{r.name} ({r.kind})" for r in left))
+        self.why_no_witness = (
+            f"the hand-written rule of {said} is in what JAX would differentiate too"
+        )
+        same = self.program(self.hand) == self.program(self.truth)
+        if same:
+            self.has_oracle, self.oracle = False, self.pull_hand
+            self.why_no_oracle = self.why_no_witness
+        elif self.declared:
+            self.witness = True  # the caller's word for it
+
+    def _choose_mode(self) -> None:
         try:
             self.truth_at_args(WIDE)
-            self.hand_at_args(WIDE)
+            self._hand_runs(WIDE)
             self.has_oracle, self.work = True, WIDE
             return
         except Exception as e:
@@ -243,15 +344,28 @@ class Case:
             self.why_no_oracle = f"{type(e).__name__}: {first_line(e)}"
             self.oracle = self.pull_hand
             try:
-                self.hand_at_args(WIDE)
+                self._hand_runs(WIDE)
                 self.work = WIDE
             except Exception:
                 self.work = NATIVE
+
+    def _hand_runs(self, mode: Mode) -> None:
+        if self.reverse:
+            self.hand_at_args(mode)
+        else:
+            self.forward(mode, mode.cast(self.values, self.subject.values), self.subject.others)
 
 
 def first_line(e: BaseException) -> str:
     """The first line of an exception's message."""
     return next(iter(str(e).strip().splitlines()), "")
+
+
+def _called(f: Any) -> Any:
+    """The function in partial applications."""
+    while isinstance(f, functools.partial):
+        f = f.func
+    return f
 
 
 def _drawn(rng: np.random.Generator, shape: tuple[int, ...]) -> Any:

@@ -78,3 +78,16 @@ def explain(error: BaseException) -> tuple[str, Detail]:
 def is_forward_mode(error: BaseException) -> bool:
     """Whether this is JAX's refusal of forward mode through a `custom_vjp`."""
     return "forward-mode autodiff (jvp)" in str(error)
+
+
+def lacks_reverse(error: BaseException) -> bool:
+    """Whether JAX says that a rule has no reverse mode: none was written, or JAX allows none."""
+    signs = ("Linearization failed to produce known", "for grad support", "Transpose rule")
+    return any(sign in str(error) for sign in signs)
+
+
+def lacks_forward(error: BaseException) -> bool:
+    """Whether JAX says that a rule has no forward mode."""
+    signs = ("for jvp support", "for linearize support", "Pure callbacks do not support JVP")
+    unwritten = isinstance(error, NotImplementedError) and "rule for" in str(error)
+    return is_forward_mode(error) or unwritten or any(sign in str(error) for sign in signs)

@@ -13,7 +13,7 @@ import numpy as np
 from fnnet.check.case.case import Case, pull
 from fnnet.check.case.finding import Detail, Finding
 from fnnet.check.case.modes import NATIVE
-from fnnet.check.diagnosis.explain import explain
+from fnnet.check.diagnosis.explain import explain, lacks_reverse
 from fnnet.check.questions.rules_of import raw_cotangents
 
 NAME = "contract"
@@ -33,6 +33,10 @@ def ask(case: Case) -> list[Finding]:
             grads = case.hand_at_args(NATIVE)[1]
         except Exception as e:
             code, detail = explain(e)
+            if lacks_reverse(e) and case.differentiable():
+                case.reverse = False
+                words = f"its rule has no reverse mode, and is asked of what it has: {detail}"
+                return [Finding(NAME, "skipped", detail=Detail(words=words))]
             return [Finding(NAME, "wrong", diagnosis=code, detail=detail)]
     findings = []
     for path, value, grad in zip(case.paths, case.subject.values, grads, strict=True):
@@ -51,6 +55,8 @@ def runs(case: Case) -> list[Finding]:
     try:
         case.forward(NATIVE, case.subject.values, case.subject.others)
     except Exception:
+        return []
+    if not case.reverse:
         return []
     try:
         case.hand_at_args(NATIVE)

@@ -1,22 +1,49 @@
 """Does the gradient agree with differences of the value? No derivative rule enters those.
 
-On a small argument every element is asked where there is no other oracle; else one random direction
-an argument, and its elements of largest and random place.
+Where there is no other witness, on a small argument every element is asked, and on a large one
+random directions that move every element: so that "correct" is said of all of them, with the
+smallest error that would have been seen, or not at all. Where there is one, one random direction an
+argument is asked and a few elements.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
 
 from fnnet.check.case.finding import Detail, Finding, Verdict
 from fnnet.check.case.modes import NATIVE
+from fnnet.check.diagnosis.fit import Pair
 from fnnet.check.oracle.evidence import Evidence
 from fnnet.check.oracle.numerical import Derivative, pairing
+from fnnet.check.oracle.tolerance import scale_of
 
 NAME = "reverse against differences"
 ALL_ELEMENTS = 64
+# random directions over a large argument without another witness: one for so many elements, as the
+# derivative along it grows with their number and what it shows of each of them shrinks
+BLOCK, MOST_BLOCKS = 512, 8
+# of the largest number in a leaf's gradient: what would see no smaller error decides nothing
+LEAST_POWER = 0.25
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """One direction: what the rule says of it, and what differences say.
+
+    Attributes:
+        index: of the element; None for a random direction.
+        got: the rule's derivative.
+        d: that of the differences.
+        reach: how much of an error in any one element the direction shows.
+    """
+
+    index: tuple[int, ...] | None
+    got: float
+    d: Derivative
+    reach: float = 1.0
 
 
 def ask(e: Evidence) -> list[Finding]:
@@ -33,39 +60,76 @@ def _argument(e: Evidence, number: int, path: str) -> Finding:
     got = e.hand[number]
     if got.size == 0:
         return Finding(NAME, "skipped", path, detail=Detail(words="the argument is empty"))
-    answers: list[tuple[tuple[int, ...] | None, float, Derivative]] = []
-    v, d = differences.projection(number)
-    answers.append((None, pairing([got], [v[number]]), d))
-    for index in _probes(e, number):
-        answers.append((index, float(np.real(got[index])), differences.element(number, index)))
+    answers: list[Answer] = []
+    probes = _probes(e, number)
+    everywhere = len(probes) == got.size
+    if e.case.witness or everywhere:
+        v, d = differences.projection(number)
+        answers.append(Answer(None, pairing([got], [v[number]]), d, 0.0))
+    else:
+        for v in _blocks(e, number):
+            moved = np.abs(v[number][v[number] != 0])
+            d = differences.along(v)
+            answers.append(Answer(None, pairing([got], [v[number]]), d, float(moved.min())))
+    for index in probes:
+        answers.append(
+            Answer(index, float(np.real(got[index])), differences.element(number, index))
+        )
         if np.iscomplexobj(got):
             d = differences.element(number, index, imaginary=True)
-            answers.append((index, float(-np.imag(got[index])), d))
-    return _verdict(e, path, number, answers)
+            answers.append(Answer(index, float(-np.imag(got[index])), d))
+    return _verdict(e, path, number, answers, everywhere=everywhere)
+
+
+def _blocks(e: Evidence, number: int) -> list[Any]:
+    """Random directions that move every element, each of them a share."""
+    case = e.case
+    x = case.values[number]
+    rng = case.rng(3, number, 1)
+    n = min(MOST_BLOCKS, -(-x.size // BLOCK))
+    sizes = np.abs(x)
+    typical = float(np.median(sizes[sizes > 0])) if (sizes > 0).any() else 1.0
+    block = rng.integers(0, n, x.shape)
+    r = rng.choice([-1.0, 1.0], x.shape) * rng.uniform(0.5, 1.0, x.shape)
+    if np.iscomplexobj(x):
+        r = r * np.exp(0.25j * np.pi)
+    found = []
+    for k in range(n):
+        v = [np.zeros_like(u) for u in case.values]
+        v[number] = np.asarray(np.where(block == k, r * np.maximum(sizes, typical), 0), x.dtype)
+        found.append(v)
+    return found
 
 
 def _probes(e: Evidence, number: int) -> list[tuple[int, ...]]:
     case, got = e.case, e.hand[number]
-    if not case.has_oracle and got.size <= ALL_ELEMENTS:
+    if not case.witness and got.size <= ALL_ELEMENTS:
         return [tuple(map(int, i)) for i in np.ndindex(got.shape)]
-    n = (1 if case.size > 20_000 else 2) if case.has_oracle else 12
+    n = (1 if case.size > 20_000 else 2) if case.witness else 12
     flat = case.rng(6, number).integers(0, got.size, n)
     largest = int(np.argmax(np.nan_to_num(np.abs(got))))
-    places = dict.fromkeys([*flat.tolist(), *([] if case.has_oracle else [largest])])
+    places = dict.fromkeys([*flat.tolist(), *([] if case.witness else [largest])])
     return [tuple(int(i) for i in np.unravel_index(p, got.shape)) for p in places]
 
 
-def _verdict(e: Evidence, path: str, number: int, answers: list[Any]) -> Finding:
+def _verdict(
+    e: Evidence, path: str, number: int, answers: list[Answer], *, everywhere: bool
+) -> Finding:
     case = e.case
     worst: tuple[float, Any] | None = None
     judged = 0
     unsure = 0
     kinks = 0
+    scale = scale_of(e.hand[number])
     power = 0.0
-    scale = float(np.max(np.abs(np.nan_to_num(e.hand[number])), initial=0.0))
-    for index, got, d in answers:
-        if not np.isfinite(d.value) or not np.isfinite(got):
+    seen = False  # whether something that was asked of says something of each element
+    for a in answers:
+        index, got, d = a.index, a.got, a.d
+        counts = not case.witness and (a.reach > 0 if index is None else everywhere)
+        seen |= counts
+        if not np.isfinite(d.value) or (not np.isfinite(got) and not d.reliable):
             unsure += 1
+            power = np.inf if counts else power
             continue
         bound = 10 * d.error + (1e-6 if case.work is not NATIVE else 1e-2) * abs(d.value)
         bound += e.cancelled + 1e-9 * scale + (1e-2 * scale if case.work is NATIVE else 0)
@@ -75,61 +139,95 @@ def _verdict(e: Evidence, path: str, number: int, answers: list[Any]) -> Finding
             kinks += 1
             # along a random direction a kink of another element enters: nothing can be said
             if index is None or low - margin <= got <= high + margin:
+                power = np.inf if counts and index is None else power
                 continue
             bound = margin + (high - low) / 2
         elif d.error > 0.05 * max(abs(d.value), scale if index is not None else 0.0):
             unsure += 1
+            power = np.inf if counts else power
             continue
         judged += 1
-        error = abs(got - d.value)
-        power = max(power, bound)
+        error = abs(got - d.value) if np.isfinite(got) else np.inf
         ratio = error / bound if bound else (np.inf if error else 0.0)
+        if counts and ratio <= 1:
+            power = max(power, bound / a.reach / (scale or 1.0))
         if worst is None or ratio > worst[0]:
             worst = (ratio, (index, got, d.value, error, bound))
     if worst is None:
         if kinks:
             e.kinks[path] = max(e.kinks.get(path, 0), kinks)
         words = "the differences do not settle: the function is too rough, too noisy, or at a kink"
-        verdict: Verdict = "skipped" if case.has_oracle else "undecidable"
+        verdict: Verdict = "skipped" if case.witness else "undecidable"
         return Finding(NAME, verdict, path, detail=Detail(words=words))
     ratio, (index, got, want, error, bound) = worst
     fields = {"index": index, "got": got, "want": want, "error": error, "bound": bound}
     detail = Detail(directions=judged, unsettled=unsure, kinks=kinks)
     if ratio <= 1:
-        return Finding(NAME, "correct", path, detail=detail, **fields)
-    if case.has_oracle:
-        return _against_the_oracle(e, path, number, fields)
-    code, told = _fitted(answers, got, want)
+        if case.witness:
+            return Finding(NAME, "correct", path, detail=detail, **fields)
+        case.power[path] = max(power if seen else np.inf, case.power.get(path, 0.0))
+        if case.power[path] <= LEAST_POWER:
+            return Finding(NAME, "correct", path, detail=detail, **fields)
+        detail["words"] = _too_little(case.power[path], unsure + kinks)
+        return Finding(NAME, "undecidable", path, detail=detail, **fields)
+    if case.witness:
+        return _against_the_oracle(e, path, fields)
+    code, told = _fitted(e, number, answers, everywhere=everywhere)
     detail.update(told)
     return Finding(NAME, "wrong", path, diagnosis=code, detail=detail, **fields)
 
 
-def _against_the_oracle(e: Evidence, path: str, number: int, fields: Any) -> Finding:
+def _too_little(power: float, unsettled: int) -> str:
+    what = (
+        f"an error of {power:.1g} of the gradient's largest number"
+        if np.isfinite(power)
+        else f"one where they do not settle ({unsettled} places or directions)"
+    )
+    return (
+        f"differences alone can say something of this rule, and they would not have seen {what}. "
+        "Pass reference=, a function that JAX can differentiate"
+    )
+
+
+def _against_the_oracle(e: Evidence, path: str, fields: Any) -> Finding:
     """Differences disagree: with a rule found wrong already, or with one autodiff agrees with."""
     if path in e.accused:
         words = "differences of the value say so too"
         code = e.accused[path]
         return Finding(NAME, "wrong", path, diagnosis=code, detail=Detail(words=words), **fields)
-    if e.case.declared or e.arbiter.stops_gradients:
+    if e.case.declared:
         words = "the derivative is declared to be another than the value's: a reference was given"
-        if not e.case.declared:
-            words = "the function stops a gradient on purpose; differences see through it"
         return Finding(NAME, "skipped", path, detail=Detail(words=words), **fields)
     words = (
-        "differences disagree where rule and autodiff agree in every element: the function is a "
-        "step function, or jumps"
+        "differences of the value settle on another number than rule and autodiff, which agree. "
+        "Where that is meant (the function stops a gradient, or is a step function), pass the "
+        "function whose derivative the rule is as reference="
     )
-    return Finding(NAME, "skipped", path, detail=Detail(words=words), **fields)
+    return Finding(NAME, "undecidable", path, detail=Detail(words=words), **fields)
 
 
-def _fitted(answers: list[Any], got: float, want: float) -> tuple[str, Detail]:
+def _fitted(
+    e: Evidence, number: int, answers: list[Answer], *, everywhere: bool
+) -> tuple[str, Detail]:
     """What the mistake is, where elements are known by differences alone."""
-    known = [
-        (g, d.value) for i, g, d in answers if i is not None and np.isfinite(d.value) and not d.kink
+    got = e.hand[number]
+    if everywhere and not np.iscomplexobj(got):
+        elements = [a for a in answers if a.index is not None]
+        want = np.array([a.d.value for a in elements]).reshape(got.shape)
+        known = np.array([a.d.reliable and not a.d.kink for a in elements]).reshape(got.shape)
+        want = np.where(known, want, got)
+        pair = Pair(got, want, 1e-5 * scale_of(want))
+        found = pair.whole() or pair.turned() or pair.some_elements(0.01)
+        if found:
+            return found
+    known_pairs = [
+        (a.got, a.d.value)
+        for a in answers
+        if a.index is not None and np.isfinite(a.d.value) and not a.d.kink
     ]
-    gots = np.array([g for g, _ in known])
-    wants = np.array([w for _, w in known])
-    if len(known) > 1 and np.any(wants):
+    gots = np.array([g for g, _ in known_pairs])
+    wants = np.array([w for _, w in known_pairs])
+    if len(known_pairs) > 1 and np.any(wants):
         if not np.any(gots):
             return "zero", Detail(words="it is zero")
         c = float(gots @ wants / (wants @ wants))
@@ -139,8 +237,8 @@ def _fitted(answers: list[Any], got: float, want: float) -> tuple[str, Detail]:
                 return "negated", Detail(words="it has the wrong sign", factor=c)
             return "scaled", Detail(words=f"it is {c:.4g} times what it should be", factor=c)
         wrong = np.abs(gots - wants) > 1e-4 * np.abs(wants).max()
-        if wrong.sum() <= len(known) / 2:
+        if wrong.sum() <= len(known_pairs) / 2:
             return "elements", Detail(
-                words=f"{wrong.sum()} of {len(known)} elements asked are wrong"
+                words=f"{wrong.sum()} of {len(known_pairs)} elements asked are wrong"
             )
     return "unknown", Detail(words="it disagrees with differences of the value")

@@ -38,7 +38,7 @@ def ask(e: Evidence) -> list[Finding]:
     case = e.case
     if not case.has_oracle:
         words = (
-            f"autodiff cannot differentiate the function ({case.why_no_oracle}). "
+            f"autodiff is no oracle here ({case.why_no_oracle}). "
             "Pass reference=, a function that JAX can differentiate; differences are the oracle now"
         )
         return [Finding(NAME, "skipped", detail=Detail(words=words))]

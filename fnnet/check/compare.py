@@ -13,7 +13,7 @@ from fnnet.check.case.modes import NATIVE
 from fnnet.check.oracle.evidence import Evidence
 from fnnet.check.questions import contract, differences, reverse, value, which_rule
 from fnnet.check.report.report import Report
-from fnnet.check.verify import make_case, make_report, seed_of
+from fnnet.check.verify import make_case, make_report, nothing_to_ask, seed_of
 
 
 def compare_gradients(
@@ -50,6 +50,8 @@ def compare_gradients(
     """
     with settings.native(), np.errstate(all="ignore"):
         case = make_case(loss, args, None, None, seed_of(key), None, None, allow_no_rule)
+        if not case.values:
+            return nothing_to_ask(case)
         outs = case.out_types(NATIVE)
         if [t.shape for t in outs] != [()] or jnp.issubdtype(outs[0].dtype, jnp.complexfloating):
             got = ", ".join(f"{t.dtype}{list(t.shape)}" for t in outs)
@@ -68,5 +70,5 @@ def compare_gradients(
             if not case.witness:
                 findings += differences.ask(evidence)
             if which_rule.rule_names(case) == []:
-                findings.append(which_rule.no_rule(allowed=allow_no_rule))
+                findings.append(which_rule.no_rule(case))
         return make_report(case, findings)

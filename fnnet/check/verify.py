@@ -167,9 +167,7 @@ def _check(
 def _questioned(case: Case, told: Progress, level: Level, stop_early: bool) -> Report:
     told.asks(contract.NAME, 1, len(LEVELS[level]) + 1)
     if not case.values:
-        words = "no argument is a float or complex array: there is nothing to differentiate"
-        detail = Detail(words=words, no_rule=not case.allow_no_rule)
-        return Report(case.subject.name, (Finding("contract", "undecidable", detail=detail),))
+        return nothing_to_ask(case)
     findings = contract.ask(case)
     if all(f.verdict != "wrong" for f in findings):
         findings += contract.runs(case)
@@ -187,7 +185,7 @@ def _questioned(case: Case, told: Progress, level: Level, stop_early: bool) -> R
         if question in (reverse, linearity, value):
             evidence.wrong_first_order |= any(f.verdict == "wrong" for f in found)
     if which_rule not in LEVELS[level] and which_rule.rule_names(case) == []:
-        findings.append(which_rule.no_rule(allowed=case.allow_no_rule))
+        findings.append(which_rule.no_rule(case))
     report = make_report(case, findings)
     return dataclasses.replace(report, notes=(QUICK,)) if level == "quick" else report
 
@@ -256,8 +254,11 @@ def _asked(question: Any, e: Evidence) -> list[Finding]:
         return [Finding(name, "skipped", detail=Detail(words=words))]
 
 
-def _name(question: Any) -> str:
-    return str(getattr(question, "NAME", question.__name__.rpartition(".")[2]))
+def nothing_to_ask(case: Case) -> Report:
+    """The report on a call without an argument that has a derivative."""
+    words = "no argument is a float or complex array: there is nothing to differentiate"
+    detail = Detail(words=words, no_rule=not case.allow_no_rule)
+    return Report(case.subject.name, (Finding("contract", "undecidable", detail=detail),))
 
 
 def make_report(case: Case, findings: list[Finding]) -> Report:

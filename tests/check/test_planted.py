@@ -13,7 +13,7 @@ from tests.marks import thorough
 from tests.planted import BUGS, RIGHT
 
 ASKED_ALL = 10  # one in so many
-
+KINDS = {row.name for row in RIGHT if row.build.__module__.endswith("right_kinds")}
 
 # the first of each
 DEFAULT = list({code: row for row in reversed(BUGS) for code in row.codes}.values())
@@ -47,7 +47,7 @@ def test_bug_is_caught_and_named(row):
 )
 def test_right_rule_is_not_accused(number, monkeypatch):
     f, args, *options = RIGHT[number].build()
-    if number % ASKED_ALL:
+    if number % ASKED_ALL and RIGHT[number].name not in KINDS:
         questions = (value, linearity, reverse, differences, kinks)
         monkeypatch.setattr(verify, "QUESTIONS", questions)
     report = check_vjp(f, args, **(options[0] if options else {}))

@@ -8,10 +8,14 @@ from . import calls as calls
 from . import dense as dense
 from . import elementwise as elementwise
 from . import harder as harder
+from . import kinds_custom as kinds_custom
+from . import kinds_hijax as kinds_hijax
+from . import kinds_linear as kinds_linear
 from . import losses as losses
 from . import nets as nets
 from . import right_elementwise as right_elementwise
 from . import right_harder as right_harder
+from . import right_kinds as right_kinds
 from . import right_others as right_others
 from . import transforms as transforms
 from .row import BUGS as BUGS

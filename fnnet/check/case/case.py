@@ -259,15 +259,24 @@ class Case:
         return int(sum(v.size for v in self.values) + sum(x.size for x in self.g))
 
     @functools.cached_property
+    def _every_rule(self) -> list[Rule] | None:
+        return self._rules_of(self.hand)
+
+    @functools.cached_property
     def rules(self) -> list[Rule] | None:
         """The rules in the function; None if it cannot be traced. JAX's own are no rules of others.
 
         The rule of `jax.nn.softmax` is one where that function itself is checked, and none of a
         function that calls it.
         """
-        found = self._rules_of(self.hand)
+        found = self._every_rule
         of_jax = str(getattr(_called(self.f), "__module__", "")).partition(".")[0] == "jax"
         return None if found is None else [r for r in found if r.foreign or of_jax]
+
+    @property
+    def rules_of_jax(self) -> list[Rule]:
+        """The rules in the function that JAX brings."""
+        return [r for r in self._every_rule or [] if not r.foreign]
 
     def _rules_of(self, flat: Callable[..., Any]) -> list[Rule] | None:
         with self.work.context():

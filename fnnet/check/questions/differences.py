@@ -18,7 +18,7 @@ from fnnet.check.case.modes import NATIVE
 from fnnet.check.diagnosis.fit import Pair
 from fnnet.check.oracle.evidence import Evidence
 from fnnet.check.oracle.numerical import Derivative, pairing
-from fnnet.check.oracle.tolerance import scale_of
+from fnnet.check.oracle.tolerance import natural_scale, scale_of
 
 NAME = "reverse against differences"
 ALL_ELEMENTS = 64
@@ -27,6 +27,9 @@ ALL_ELEMENTS = 64
 BLOCK, MOST_BLOCKS = 512, 8
 # of the largest number in a leaf's gradient: what would see no smaller error decides nothing
 LEAST_POWER = 0.25
+# differences that convict agree among each other to so much of their size: three out of a dozen
+# steps over a rough function agree to a tenth by chance, one time in ten
+ROUGH, ROUGH_NATIVE = 1e-3, 2e-2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,6 +124,11 @@ def _verdict(
     unsure = 0
     kinks = 0
     scale = scale_of(e.hand[number])
+    # the size of what is differenced, and not the rule's, which may be wrong by any factor
+    natural = max(
+        (abs(a.d.value) for a in answers if a.index is not None and a.d.reliable),
+        default=natural_scale(case, number),
+    )
     power = 0.0
     seen = False  # whether something that was asked of says something of each element
     for a in answers:
@@ -146,9 +154,14 @@ def _verdict(
             unsure += 1
             power = np.inf if counts else power
             continue
-        judged += 1
         error = abs(got - d.value) if np.isfinite(got) else np.inf
         ratio = error / bound if bound else (np.inf if error else 0.0)
+        size = max(abs(d.value), natural if index is not None else 0.0)
+        if ratio > 1 and d.error > (ROUGH_NATIVE if case.work is NATIVE else ROUGH) * size:
+            unsure += 1
+            power = np.inf if counts else power
+            continue
+        judged += 1
         if counts and ratio <= 1:
             power = max(power, bound / a.reach / (scale or 1.0))
         if worst is None or ratio > worst[0]:
@@ -211,34 +224,38 @@ def _fitted(
 ) -> tuple[str, Detail]:
     """What the mistake is, where elements are known by differences alone."""
     got = e.hand[number]
-    if everywhere and not np.iscomplexobj(got):
-        elements = [a for a in answers if a.index is not None]
-        want = np.array([a.d.value for a in elements]).reshape(got.shape)
-        known = np.array([a.d.reliable and not a.d.kink for a in elements]).reshape(got.shape)
-        want = np.where(known, want, got)
-        pair = Pair(got, want, 1e-5 * scale_of(want))
+    scale = scale_of(got)
+    known = [
+        a
+        for a in answers
+        if a.index is not None
+        and np.isfinite(a.d.value)
+        and not a.d.kink
+        and a.d.error <= 0.05 * max(abs(a.d.value), scale)
+    ]
+    near = max((10 * a.d.error for a in known), default=0.0) + 1e-6 * scale
+    if everywhere and known and not np.iscomplexobj(got):
+        want = got.copy()  # where they do not settle nothing is held against the rule
+        for a in known:
+            want[a.index] = a.d.value
+        pair = Pair(got, want, near)
         found = pair.whole() or pair.turned() or pair.some_elements(0.01)
         if found:
             return found
-    known_pairs = [
-        (a.got, a.d.value)
-        for a in answers
-        if a.index is not None and np.isfinite(a.d.value) and not a.d.kink
-    ]
-    gots = np.array([g for g, _ in known_pairs])
-    wants = np.array([w for _, w in known_pairs])
-    if len(known_pairs) > 1 and np.any(wants):
+    gots, wants = (np.array(x) for x in ([a.got for a in known], [a.d.value for a in known]))
+    wrong = np.abs(gots - wants) > 4 * near
+    if known and not wrong.any():
+        words = "some elements are wrong; those that were asked alone are right"
+        return "elements", Detail(words=words)
+    if len(known) > 1 and np.any(wants):
         if not np.any(gots):
             return "zero", Detail(words="it is zero")
         c = float(gots @ wants / (wants @ wants))
-        off = np.abs(gots - c * wants) > 1e-4 * np.abs(gots).max()
-        if not off.any():
+        if (np.abs(gots - c * wants) <= 4 * max(1.0, abs(c)) * near).all():
             if abs(c + 1) < 1e-3:
                 return "negated", Detail(words="it has the wrong sign", factor=c)
             return "scaled", Detail(words=f"it is {c:.4g} times what it should be", factor=c)
-        wrong = np.abs(gots - wants) > 1e-4 * np.abs(wants).max()
-        if wrong.sum() <= len(known_pairs) / 2:
-            return "elements", Detail(
-                words=f"{wrong.sum()} of {len(known_pairs)} elements asked are wrong"
-            )
+        if wrong.sum() <= len(known) / 2:
+            words = f"{wrong.sum()} of {len(known)} elements asked are wrong"
+            return "elements", Detail(words=words)
     return "unknown", Detail(words="it disagrees with differences of the value")

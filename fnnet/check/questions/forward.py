@@ -23,6 +23,7 @@ from fnnet.check.diagnosis.fit import fit
 from fnnet.check.oracle.evidence import Evidence, finding
 from fnnet.check.oracle.numerical import pairing
 from fnnet.check.oracle.tolerance import MARGIN, Compared, compared, scale_of, smooth
+from fnnet.check.questions.differences import ROUGH, ROUGH_NATIVE
 
 NAME = "forward"
 LINEARITY = "linearity in the tangent"
@@ -226,7 +227,6 @@ def _against_differences(e: Evidence, name: str, got: Arrays, v: Arrays) -> list
         return [Finding(name, "skipped", detail=Detail(words=words))]
     findings = []
     for k, x in enumerate(got):
-        scale = scale_of(x)
         asked: list[tuple[Any, float, Any]] = []
         if x.size <= ALL_OUTPUTS:
             for index in np.ndindex(x.shape):
@@ -237,7 +237,10 @@ def _against_differences(e: Evidence, name: str, got: Arrays, v: Arrays) -> list
                 g[k] = case.cotangent(20 + draw)[k]
                 said = pairing([x], [g[k]])
                 asked.append((None, said, e.arbiter.differences.along(v, g)))
-        findings.append(_settled(case, name, _output(case, k), asked, scale))
+        # the size of what is differenced, and not the rule's, which may be wrong by any factor
+        known = [abs(d.value) for index, _, d in asked if index is not None and d.reliable]
+        size = max(known, default=scale_of(widened(case.outputs[k])))
+        findings.append(_settled(case, name, _output(case, k), asked, size))
     return findings
 
 
@@ -250,6 +253,10 @@ def _settled(case: Case, name: str, path: str, asked: Any, scale: float) -> Find
             unsettled += 1
             continue
         error = abs(got - d.value) if np.isfinite(got) else np.inf
+        rough = ROUGH_NATIVE if case.work is NATIVE else ROUGH
+        if error > bound and d.error > rough * max(scale, abs(d.value)):
+            unsettled += 1
+            continue
         if worst is None or error / bound > worst[0]:
             worst = error / bound, index, got, d.value, error, bound
     if worst is None or (worst[0] <= 1 and unsettled):

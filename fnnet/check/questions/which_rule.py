@@ -30,7 +30,7 @@ def ask(e: Evidence) -> list[Finding]:
         words = "the function cannot be traced"
         return [Finding(NAME, "skipped", detail=Detail(words=words))]
     if not names:
-        return [no_rule(allowed=case.allow_no_rule)]
+        return [no_rule(case)]
     if not case.has_oracle or case.declared or case.program(case.hand) == case.program(case.truth):
         words = f"rules: {', '.join(names)}"
         return [Finding(NAME, "correct", detail=Detail(words=words, rules=names))]
@@ -49,13 +49,19 @@ def ask(e: Evidence) -> list[Finding]:
     return [Finding(NAME, "correct", detail=Detail(words=words, rules=names))]
 
 
-def no_rule(*, allowed: bool) -> Finding:
+def no_rule(case: Case) -> Finding:
     """What is said where nothing is hand-written: a comparison of autodiff with itself is none."""
     words = (
         "no custom rule is in this function: autodiff was compared with itself. Was defvjp called "
         "on another object, or the function passed that the rule was made for?"
     )
-    if allowed:
+    if case.rules_of_jax:
+        names = ", ".join(dict.fromkeys(r.name for r in case.rules_of_jax))
+        words = (
+            f"no rule is in this function but JAX's own ({names}). Was defvjp called on another "
+            "object, or the function passed that the rule was made for?"
+        )
+    if case.allow_no_rule:
         return Finding(NAME, "skipped", detail=Detail(words=words, rules=[]))
     words += " If there is none on purpose, say allow_no_rule=True"
     return Finding(NAME, "undecidable", detail=Detail(words=words, rules=[], no_rule=True))

@@ -55,7 +55,7 @@ _ended = itertools.count(1)
 
 def pytest_runtest_teardown() -> None:
     """Forget compiled programs now and then: those of thousands of tests take gigabytes."""
-    if next(_ended) % 100 == 0:
+    if next(_ended) % 400 == 0:
         jax.clear_caches()
 
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from jax import lax
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -289,7 +289,6 @@ def test_empty_axes(shape):
 SIDES = st.integers(1, 6)
 
 
-@settings(max_examples=12)
 @given(st.data())
 def test_drawn_windows(data):
     """Any window on any image: the twin's numbers, or a ValueError where nothing fits."""

@@ -235,7 +235,7 @@ def cotangents_of_distribution(
     e, s = exponentials(logits, m)
     t = _targets(labels, logits.shape[-1], m.dtype, options)
     # t' - p Σ t', twice: see the tail in _softmax.py
-    dz = -a * less_share(less_share(t, e, s), e, s)
+    dz = -a * less_share(t, e, s)
     if not absent(options.z_loss):
         dz = dz + e * (a * (2 * in_dtype(options.z_loss, m.dtype) * (m + log_s)) / s)
     surprise = _surprise(logits.astype(m.dtype) - m, t, log_s)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fnnet.check.case import settings
+from fnnet.check.case.case import Terms
 from fnnet.check.case.modes import NATIVE
 from fnnet.check.oracle.evidence import Evidence
 from fnnet.check.questions import contract, differences, reverse, value, which_rule
@@ -49,7 +50,8 @@ def compare_gradients(
         ('correct', "params['b']")
     """
     with settings.native(), np.errstate(all="ignore"):
-        case = make_case(loss, args, None, None, seed_of(key), None, None, allow_no_rule)
+        terms = Terms(allow_no_rule=allow_no_rule)
+        case = make_case(loss, args, None, seed_of(key), None, terms)
         if not case.values:
             return nothing_to_ask(case)
         outs = case.out_types(NATIVE)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fnnet.check.case import settings
-from fnnet.check.case.case import Case, first_line
+from fnnet.check.case.case import Case, Terms, first_line
 from fnnet.check.case.finding import Detail, Finding
 from fnnet.check.case.modes import NATIVE
 from fnnet.check.case.subject import take_apart
@@ -88,6 +88,9 @@ def check_vjp(
     argnums: int | Sequence[int] | None = None,
     budget_bytes: int | None = None,
     level: Level = "full",
+    tolerance: float | None = None,
+    surrogate: bool = False,
+    strict: bool = False,
     stop_early: bool = False,
     allow_no_rule: bool = False,
 ) -> Report:
@@ -99,7 +102,7 @@ def check_vjp(
         args: its positional arguments, pytrees; float and complex arrays are differentiated.
             Python floats are too where the function takes them traced.
         reference: a function of the same arguments whose derivative by JAX is the truth; by
-            default `fnnet.plain` of `f`. A straight-through estimator needs one.
+            default `fnnet.plain` of `f`. Its value must be that of `f`, unless `surrogate`.
         kwargs: keyword arguments; those of keyword-only parameters are held fixed.
         key: a `jax.random.key`, or an int, for the random cotangents. The same key gives the same
             report.
@@ -108,6 +111,14 @@ def check_vjp(
         level: "full" asks every question. "quick" asks whether the rule keeps the contract of
             cotangents, is linear in g, and agrees with autodiff and with differences; the value
             under differentiation, too. It takes a third of the time.
+        tolerance: how exact the value of `f` is, relative to its largest number: that of a solver
+            which iterates until it is reached. By default what the dtypes and the function's own
+            iterations, taken one step further, let expect.
+        surrogate: the rule is, on purpose, not the derivative of `f`: straight-through, Monte-Carlo
+            and clipped gradients. It is compared with the derivative of `reference`, if there is
+            one, else with nothing: then the verdict is "undecidable" at best.
+        strict: `Report.ok` also takes that nothing is left open: no caution, nothing undecidable,
+            no NaN in rule and oracle alike, and the second order asked.
         stop_early: leave out the questions after the first one that found something wrong.
         allow_no_rule: whether a function without any hand-written rule may be "correct". By default
             it is "undecidable": autodiff compared with itself says nothing, and most often the
@@ -137,7 +148,8 @@ def check_vjp(
             f"check_vjp: level must be one of {', '.join(map(repr, LEVELS))}, got {level!r}; "
             '"full" asks every question, "quick" those about the gradient itself'
         )
-    options = (reference, kwargs, seed_of(key), argnums, budget_bytes, allow_no_rule)
+    terms = Terms(reference, surrogate, tolerance, budget_bytes, allow_no_rule)
+    options = (kwargs, seed_of(key), argnums, terms)
     with settings.native(), np.errstate(all="ignore"):
         report = _check(f, args, options, level, stop_early)
         if report.diagnosis and _refused_by_strictness(report):
@@ -148,7 +160,7 @@ def check_vjp(
                 "the function itself does not; it was checked under JAX's standard promotion."
             )
             report = dataclasses.replace(report, notes=(*report.notes, note))
-        return report
+        return dataclasses.replace(report, strict=strict)
 
 
 def _refused_by_strictness(report: Report) -> bool:
@@ -193,6 +205,8 @@ def _questioned(case: Case, told: Progress, level: Level, stop_early: bool) -> R
 def assert_vjp(f: Callable[..., Any], args: Any, **options: Any) -> Report:
     """`check_vjp` that raises if the gradient is wrong, or if there is no rule to check; for tests.
 
+    With ``strict=True`` it raises also for cautions and for whatever was left open.
+
     Args:
         f: as for `check_vjp`.
         args: as for `check_vjp`.
@@ -213,7 +227,7 @@ def assert_vjp(f: Callable[..., Any], args: Any, **options: Any) -> Report:
         'correct'
     """
     report = check_vjp(f, args, **options)
-    if report.verdict == "wrong" or report.no_rule:
+    if not report.ok or report.no_rule:
         raise GradientError(report)
     return report
 
@@ -221,12 +235,10 @@ def assert_vjp(f: Callable[..., Any], args: Any, **options: Any) -> Report:
 def make_case(
     f: Callable[..., Any],
     args: Any,
-    reference: Callable[..., Any] | None,
     kwargs: dict[str, Any] | None,
     seed: list[int],
     argnums: int | Sequence[int] | None,
-    budget: int | None,
-    allow_no_rule: bool,
+    terms: Terms,
 ) -> Case:
     """The case, with Python floats differentiated if the function takes them traced."""
     both = [take_apart(f, args, kwargs, argnums, numbers=numbers) for numbers in (True, False)]
@@ -234,11 +246,11 @@ def make_case(
         try:
             with NATIVE.context():
                 jax.eval_shape(both[0].flat(f), both[0].values, both[0].others)
-            return Case(f, both[0], reference, seed, budget, allow_no_rule=allow_no_rule)
+            return Case(f, both[0], seed, terms)
         except Exception:
             if not both[1].values:
                 raise
-    return Case(f, both[1], reference, seed, budget, allow_no_rule=allow_no_rule)
+    return Case(f, both[1], seed, terms)
 
 
 def _asked(question: Any, e: Evidence) -> list[Finding]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -34,6 +35,26 @@ def pull(flat: Callable[..., Any]) -> Callable[..., Any]:
     return run
 
 
+@dataclasses.dataclass(frozen=True)
+class Terms:
+    """What the caller says of the function, and of what may pass.
+
+    Attributes:
+        reference: a function whose derivative is the truth; None for the function's own, by JAX.
+        surrogate: whether the rule is, on purpose, the derivative of another function.
+        tolerance: how exact the function's value is, relative to its largest number; None for as
+            exact as its dtype.
+        budget_bytes: the most that the backward pass may keep; None for any.
+        allow_no_rule: whether a function without a hand-written rule may be "correct".
+    """
+
+    reference: Callable[..., Any] | None = None
+    surrogate: bool = False
+    tolerance: float | None = None
+    budget_bytes: int | None = None
+    allow_no_rule: bool = False
+
+
 class Case:
     """What the questions share.
 
@@ -55,16 +76,15 @@ class Case:
         self,
         f: Callable[..., Any],
         subject: Subject,
-        reference: Callable[..., Any] | None,
         seed: list[int],
-        budget_bytes: int | None = None,
-        *,
-        allow_no_rule: bool = False,
+        terms: Terms,
     ) -> None:
         self.subject = subject
         self.f = f
-        self.budget_bytes = budget_bytes
-        self.allow_no_rule = allow_no_rule
+        self.terms = terms
+        self.budget_bytes = terms.budget_bytes
+        self.allow_no_rule = terms.allow_no_rule
+        reference = terms.reference
         self.declared = reference is not None
         self.hand = subject.flat(f)
         self.truth = subject.flat(plain(f) if reference is None else reference)

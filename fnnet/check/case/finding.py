@@ -7,14 +7,14 @@ import math
 from collections.abc import Sequence
 from typing import Any, Literal
 
-Verdict = Literal["correct", "wrong", "undecidable", "skipped"]
+Verdict = Literal["correct", "caution", "wrong", "undecidable", "skipped"]
 
 DIAGNOSES = {
     "scaled": "off by a constant factor",
     "negated": "has the wrong sign",
     "zero": "is zero and should not be",
     "transposed": "has its axes in the wrong order",
-    "swapped": "is the gradient of another argument",
+    "swapped": "is the gradient of another argument, or takes another output's cotangent",
     "conjugated": "is the complex conjugate of what it should be",
     "ignores_cotangent": "does not depend on the cotangent",
     "nonlinear_in_cotangent": "is not linear in the cotangent",
@@ -27,6 +27,8 @@ DIAGNOSES = {
     "elements": "is wrong in some elements only",
     "missing_term": "lacks a term, or has one with a wrong weight",
     "value_differs": "belongs to another value than the function's",
+    "value_nan": "belongs to a value that is NaN under differentiation alone",
+    "surrogate": "is another function's, on purpose: straight-through, Monte-Carlo, clipped",
     "dtype": "has the wrong dtype, or was computed in one that is too narrow",
     "shape": "has the wrong shape or structure",
     "second_order": "is wrong when it is differentiated again",
@@ -54,15 +56,17 @@ class Finding:
 
     Attributes:
         check: the question, for instance "reverse against autodiff".
-        verdict: "correct", "wrong", "undecidable" (the oracle is unreliable here), or "skipped"
-            (the question does not apply or could not be asked; `detail` has reason and remedy).
+        verdict: "correct", "wrong", "caution" (right at these arguments, and wrong or loose in
+            another dtype), "undecidable" (the oracle is unreliable here), or "skipped" (the
+            question does not apply or could not be asked; `detail` has reason and remedy).
         arg: the argument's path as the user wrote it, ``params['w'][0]``; "" for all of them.
         index: of the element with the largest error in terms of its bound; None if there is none.
         got: the rule's number there.
         want: the oracle's number there.
         error: ``|got - want|`` at that element.
         bound: the error that was allowed there.
-        diagnosis: what the mistake probably is, a key of `DIAGNOSES`; None unless wrong.
+        diagnosis: what the mistake probably is, a key of `DIAGNOSES`; None unless wrong or a
+            caution.
         detail: what was fitted, and a sentence under "words".
     """
 

@@ -161,6 +161,9 @@ def finding(
     """A finding about the element `index` of what was compared."""
     if index is None:
         return Finding(check, verdict, path, diagnosis=diagnosis, detail=detail)
+    if verdict in ("wrong", "caution"):
+        off = int((c.bad | c.unclear).sum())
+        detail = Detail(detail, off=off, of=int(c.want.size), largest=c.scale)
     return Finding(
         check,
         verdict,

@@ -10,6 +10,10 @@ from fnnet.check.case.finding import DIAGNOSES, Finding, as_json
 from fnnet.check.report.table import table, wrapped
 
 
+# of what `to_dict` gives: raised when a key is renamed, removed, or means something else
+SCHEMA = 2
+
+
 @dataclasses.dataclass(frozen=True)
 class Report:
     """Every finding about one gradient. ``str(report)`` is a table for people.
@@ -21,6 +25,7 @@ class Report:
             largest number in that argument's gradient.
         residual_bytes: what the backward pass stores, by the rule and by autodiff.
         notes: sentences about the whole.
+        strict: whether `ok` takes more than that nothing is wrong; see there.
     """
 
     name: str
@@ -28,6 +33,7 @@ class Report:
     power: dict[str, float] = dataclasses.field(default_factory=dict)
     residual_bytes: tuple[int | None, int | None] = (None, None)
     notes: tuple[str, ...] = ()
+    strict: bool = False
 
     @property
     def verdict(self) -> Literal["correct", "wrong", "undecidable"]:
@@ -41,8 +47,22 @@ class Report:
 
     @property
     def ok(self) -> bool:
-        """Whether nothing is wrong. What is undecidable is not held against the rule."""
-        return self.verdict != "wrong"
+        """Whether nothing is wrong; where the check was `strict`, nothing left open either.
+
+        What is undecidable is not held against a rule otherwise, nor a caution.
+        """
+        return self.verdict != "wrong" and not (self.strict and self.left_open)
+
+    @property
+    def left_open(self) -> tuple[Finding, ...]:
+        """What `strict` fails on: cautions, the undecidable, NaN twice, no second order."""
+        return tuple(
+            f
+            for f in self.findings
+            if f.verdict in ("caution", "undecidable")
+            or f.detail.get("nan")
+            or (f.verdict == "skipped" and f.check.startswith("second order"))
+        )
 
     @property
     def no_rule(self) -> bool:
@@ -55,6 +75,11 @@ class Report:
         return tuple(f for f in self.findings if f.verdict == "wrong")
 
     @property
+    def cautions(self) -> tuple[Finding, ...]:
+        """The findings about what is right at these arguments, and wrong or loose elsewhere."""
+        return tuple(f for f in self.findings if f.verdict == "caution")
+
+    @property
     def diagnosis(self) -> str | None:
         """The diagnosis of the first thing wrong, in the order of the questions."""
         return self.wrong[0].diagnosis if self.wrong else None
@@ -62,9 +87,11 @@ class Report:
     def to_dict(self) -> dict[str, Any]:
         """The report as JSON can hold it."""
         return {
+            "schema_version": SCHEMA,
             "name": self.name,
             "verdict": self.verdict,
             "ok": self.ok,
+            "strict": self.strict,
             "power": {k: as_json(v) for k, v in self.power.items()},
             "residual_bytes": list(self.residual_bytes),
             "notes": list(self.notes),
@@ -78,12 +105,13 @@ class Report:
             for f in self.findings
         ]
         lines += table(("question", "argument", "verdict", "error", "bound", "diagnosis"), rows)
+        for f in (*self.wrong, *self.cautions):
+            of = f" of {f.arg}" if f.arg else ""
+            lines += ["", *wrapped(f"{f.verdict}: {f.check}{of}. {_evidence(f)}")]
         for f in self.findings:
-            if f.verdict == "wrong":
-                lines += [
-                    "",
-                    *wrapped(f"wrong: {f.check}{f' of {f.arg}' if f.arg else ''}. {_evidence(f)}"),
-                ]
+            if f.verdict == "correct" and f.detail.get("say"):
+                of = f" of {f.arg}" if f.arg else ""
+                lines += ["", *wrapped(f"{f.check}{of}: {f.detail}.")]
         for verdict in ("undecidable", "skipped"):
             said: dict[str, list[str]] = {}
             for f in self.findings:
@@ -95,6 +123,9 @@ class Report:
         if self.power:
             worst = max(self.power.values())
             lines += ["", *wrapped(_power(worst))]
+        if self.strict and self.left_open:
+            open_ = dict.fromkeys(f"{f.check} ({f.verdict})" for f in self.left_open)
+            lines += ["", *wrapped(f"strict: this does not pass, for {', '.join(open_)}.")]
         lines += [line for note in self.notes for line in ("", *wrapped(note))]
         return "\n".join(lines)
 
@@ -115,10 +146,18 @@ def _evidence(f: Finding) -> str:
     if f.index is None:
         return words
     where = f"[{','.join(map(str, f.index))}]" if f.index else ""
-    return (
-        f"{words}. d{f.arg}{where}: got {number(f.got)}, want {number(f.want)}, "
-        f"error {number(f.error)}, allowed {number(f.bound)}."
+    what = f.arg if f.arg.startswith("output") else f"d{f.arg}"
+    said = (
+        f"{words}. {what}{where}: got {number(f.got)}, want "
+        f"{number(f.want)}, error {number(f.error)}, allowed {number(f.bound)}."
     )
+    if f.detail.get("of"):
+        n, size = f.detail["off"], f.detail["of"]
+        said += (
+            f" {n} of {size} elements are off by more than is allowed; the largest of all is "
+            f"{number(f.detail['largest'])}."
+        )
+    return said
 
 
 def number(x: Any) -> str:

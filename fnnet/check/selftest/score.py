@@ -123,16 +123,19 @@ def score(row: Any, is_bug: bool, others: bool = True, level: Level = "full") ->
     start = time.perf_counter()
     report = check_vjp(f, args, **options, level=level, stop_early=is_bug)
     seconds = time.perf_counter() - start
+    # what is wrong in other dtypes alone is caught where the row is asked strictly
+    told = report.wrong or (report.cautions if report.strict else ())
+    diagnosis = told[0].diagnosis if told else None
     result = {
         "name": row.name,
         "bug": is_bug,
         "fnnet": {
-            "wrong": report.verdict == "wrong",
+            "wrong": bool(told),
             "verdict": report.verdict,
-            "diagnosis": report.diagnosis,
+            "diagnosis": diagnosis,
             "seconds": round(seconds, 2),
         },
-        "diagnosed": not is_bug or report.diagnosis in row.codes,
+        "diagnosed": not is_bug or diagnosis in row.codes,
     }
     if others:
         for name, tester in OTHERS.items():

@@ -33,9 +33,12 @@ def test_there_are_enough_of_them():
 def test_bug_is_caught_and_named(row):
     f, args, *options = row.build()
     report = check_vjp(f, args, **(options[0] if options else {}), stop_early=True)
-    assert report.verdict == "wrong", f"{report}"
-    assert report.diagnosis in row.codes, f"{report}"
-    assert str(report.wrong[0].detail)
+    # what shows in other dtypes than the arguments' alone is a caution
+    told = report.wrong or (report.cautions if report.strict else ())
+    assert told, f"{report}"
+    assert not report.ok
+    assert told[0].diagnosis in row.codes, f"{report}"
+    assert str(told[0].detail)
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from jax.sharding import PartitionSpec as P
 import fnnet
 
 from .functions import softmax
-from .row import bug, changed, normal, positive, rule
+from .row import STRICT, bug, changed, normal, positive, rule
 
 
 @bug("kwonly through register", "scaled")
@@ -212,7 +212,7 @@ def _():
 def _():
     return rule(
         jnp.tanh, lambda a, y, g: ((-1 if g.dtype == jnp.float16 else 1) * g * (1 - y * y),)
-    ), (normal(30),)
+    ), (normal(30),), STRICT
 
 
 @bug("value only wrong in float32", "value_differs")

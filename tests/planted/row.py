@@ -31,6 +31,9 @@ class Row:
     devices: int = 1
 
 
+# for a bug that shows in other dtypes than the arguments': it is a caution
+STRICT = {"strict": True}
+
 BUGS: list[Row] = []
 RIGHT: list[Row] = []
 

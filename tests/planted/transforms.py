@@ -20,6 +20,7 @@ from .functions import (
     mean,
 )
 from .row import (
+    STRICT,
     bug,
     changed,
     normal,
@@ -77,7 +78,7 @@ def _bf16_bug(name, codes, change, args=lin_args):
         def only(d, a, g):
             return change(d, a, g) if a[0].dtype == jnp.bfloat16 else d
 
-        return changed(lin, only), args()
+        return changed(lin, only), args(), STRICT
 
     bug(f"only in bfloat16: {name}", *codes)(build)
 
@@ -101,7 +102,7 @@ def _():
             0
         ]
 
-    return rule(forward, bwd), (positive(3000, 2) * 0 + 1, jnp.zeros(2, "float32"))
+    return rule(forward, bwd), (positive(3000, 2) * 0 + 1, jnp.zeros(2, "float32")), STRICT
 
 
 @bug("only in float32: off by a hundredth", "scaled")

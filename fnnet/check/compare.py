@@ -11,6 +11,7 @@ import numpy as np
 from fnnet.check.case import settings
 from fnnet.check.case.case import Terms
 from fnnet.check.case.modes import NATIVE
+from fnnet.check.oracle import further
 from fnnet.check.oracle.evidence import Evidence
 from fnnet.check.questions import contract, differences, reverse, value, which_rule
 from fnnet.check.report.report import Report
@@ -66,7 +67,8 @@ def compare_gradients(
         if all(f.verdict != "wrong" for f in findings):
             findings += contract.runs(case)
         if not any(f.verdict == "wrong" and f.diagnosis != "dtype" for f in findings):
-            case.choose_mode()
+            case.settle_mode()
+            further.measure(case)
             evidence = Evidence(case)
             findings += [*reverse.ask(evidence), *value.ask(evidence)]
             if not case.witness:

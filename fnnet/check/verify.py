@@ -11,11 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from fnnet.check.case import settings
-from fnnet.check.case.case import Case, Terms, first_line
+from fnnet.check.case.case import Case, Terms, first_line, pull
 from fnnet.check.case.finding import Detail, Finding
 from fnnet.check.case.modes import NATIVE
 from fnnet.check.case.subject import take_apart
 from fnnet.check.diagnosis.explain import explain
+from fnnet.check.oracle import further
 from fnnet.check.oracle.evidence import Evidence
 from fnnet.check.questions import (
     absent,
@@ -183,10 +184,23 @@ def _questioned(case: Case, told: Progress, level: Level, stop_early: bool) -> R
     findings = contract.ask(case)
     if all(f.verdict != "wrong" for f in findings):
         findings += contract.runs(case)
-    evidence = Evidence(case)
     if any(f.diagnosis != "dtype" for f in findings if f.verdict == "wrong"):
         return make_report(case, findings)
-    case.choose_mode()
+    case.settle_mode()
+    further.measure(case)
+    findings = _answers(case, findings, told, level, stop_early)
+    if which_rule not in LEVELS[level] and which_rule.rule_names(case) == []:
+        findings.append(which_rule.no_rule(case))
+    report = make_report(case, findings)
+    return dataclasses.replace(report, notes=(QUICK,)) if level == "quick" else report
+
+
+def _answers(
+    case: Case, known: list[Finding], told: Progress, level: Level, stop_early: bool
+) -> list[Finding]:
+    """What is known already, and the answers to the questions of a level."""
+    evidence = Evidence(case)
+    findings = list(known)
     questions = LEVELS[level] if case.reverse else WITHOUT_REVERSE
     for number, question in enumerate(questions, 2):
         if stop_early and any(f.verdict == "wrong" for f in findings):
@@ -196,10 +210,11 @@ def _questioned(case: Case, told: Progress, level: Level, stop_early: bool) -> R
         findings += found
         if question in (reverse, linearity, value):
             evidence.wrong_first_order |= any(f.verdict == "wrong" for f in found)
-    if which_rule not in LEVELS[level] and which_rule.rule_names(case) == []:
-        findings.append(which_rule.no_rule(case))
-    report = make_report(case, findings)
-    return dataclasses.replace(report, notes=(QUICK,)) if level == "quick" else report
+        if elsewhere := [f for f in found if f.detail.get("elsewhere")]:
+            # right in the caller's dtypes, and not in 64 bits: all is asked in the caller's
+            case.narrow()
+            return _answers(case, [*known, *elsewhere], told, level, stop_early)
+    return findings
 
 
 def assert_vjp(f: Callable[..., Any], args: Any, **options: Any) -> Report:
@@ -246,11 +261,32 @@ def make_case(
         try:
             with NATIVE.context():
                 jax.eval_shape(both[0].flat(f), both[0].values, both[0].others)
-            return Case(f, both[0], seed, terms)
         except Exception:
             if not both[1].values:
                 raise
+        else:
+            case = Case(f, both[0], seed, terms)
+            if not both[1].values or (refused := _refused(case)) is None:
+                return case
+            held = Case(f, both[1], seed, terms)
+            if _refused(held) is not None:
+                return case  # no number is the reason
+            why = f"it is a Python number, which the rule does not differentiate ({refused})"
+            held.subject.fixed.update(dict.fromkeys(held.subject.fixed, why))
+            return held
     return Case(f, both[1], seed, terms)
+
+
+def _refused(case: Case) -> str | None:
+    """Why the rule cannot be differentiated in all that `case` takes for its arguments."""
+    with NATIVE.context():
+        try:
+            jax.eval_shape(pull(case.hand), *case.at_args(NATIVE))
+        except jax.errors.ConcretizationTypeError:
+            return None
+        except Exception as error:
+            return f"{type(error).__name__}: {first_line(error)}"
+    return None
 
 
 def _asked(question: Any, e: Evidence) -> list[Finding]:

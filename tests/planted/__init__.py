@@ -11,12 +11,15 @@ from . import harder as harder
 from . import kinds_custom as kinds_custom
 from . import kinds_hijax as kinds_hijax
 from . import kinds_linear as kinds_linear
+from . import limits as limits
 from . import losses as losses
 from . import nets as nets
 from . import right_elementwise as right_elementwise
 from . import right_harder as right_harder
 from . import right_kinds as right_kinds
 from . import right_others as right_others
+from . import solvers as solvers
+from . import surrogates as surrogates
 from . import transforms as transforms
 from .row import BUGS as BUGS
 from .row import RIGHT as RIGHT

@@ -98,6 +98,7 @@ el(
     ("elements",),
     lambda: normal(20),
     reference=lambda x: jnp.clip(x, -1, 1),
+    surrogate=True,
 )
 
 el(

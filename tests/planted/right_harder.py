@@ -154,6 +154,7 @@ el(
     lambda x, y, g: g,
     lambda: normal(20),
     reference=lambda x: x * 1,
+    surrogate=True,
 )
 
 el("mod: derivative 1", lambda x: jnp.mod(x, 1.0), lambda x, y, g: g, lambda: 10 * normal(20))

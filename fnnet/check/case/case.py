@@ -70,6 +70,8 @@ class Case:
         witness: whether that oracle holds no hand-written rule that could be wrong as well. Where
             it does, differences alone can say "correct".
         reverse: whether the function has a derivative in reverse mode at all.
+        iterated: how exact the value is by the function's own iterations, at its scale.
+        gradients_iterated: how exact the rule's gradients are by its iterations, each at its scale.
     """
 
     def __init__(
@@ -106,6 +108,66 @@ class Case:
         self.power: dict[str, float] = {}
         self.residual_bytes: tuple[int | None, int | None] = (None, None)
         self.oracle: Program = self.pull_truth
+        self.iterated = 0.0
+        self.gradients_iterated = [0.0] * len(self.values)
+
+    @property
+    def inexact(self) -> float:
+        """How exact the value is beyond rounding, relative to its largest number; 0 as a rule."""
+        return self.iterated if self.terms.tolerance is None else self.terms.tolerance
+
+    @property
+    def blind(self) -> bool:
+        """Whether the rule is declared another function's derivative, and that function not told."""
+        return self.terms.surrogate and not self.declared
+
+    def settle_mode(self) -> None:
+        """`choose_mode`, and what the caller's terms and the rule's own dtypes make of it."""
+        self.choose_mode()
+        if self.blind:
+            self.has_oracle, self.oracle = False, self.pull_hand
+            self.why_no_oracle = "the rule is declared a surrogate's"
+        if self.work is WIDE and self._is_for_narrow_floats():
+            self.work = NATIVE
+            self.why_native = "the rule gives cotangents of the caller's dtypes, whatever is asked"
+
+    def narrow(self) -> None:
+        """Ask all further questions in the caller's dtypes."""
+        self.work = NATIVE
+        for name in ("work_eps", "value_eps", "may_iterate"):
+            self.__dict__.pop(name, None)
+
+    def _is_for_narrow_floats(self) -> bool:
+        """Whether, asked in 64 bits, the rule gives cotangents of fewer, as the contract forbids."""
+        grads = self.hand_at_args(WIDE)[1]
+        values = WIDE.cast(self.values, self.subject.values)
+        return any(d.dtype != x.dtype for d, x in zip(grads, values, strict=True))
+
+    @functools.cached_property
+    def value_eps(self) -> float:
+        """The coarsest spacing in which the value is computed, where it is differenced."""
+        with self.work.context():
+            try:
+                jaxpr = jax.make_jaxpr(self.primal)(
+                    self.work.cast(self.values, self.subject.values), self.subject.others
+                )
+            except Exception:
+                return self.work_eps
+        return max(narrowest(jaxpr), self.work_eps)
+
+    @functools.cached_property
+    def may_iterate(self) -> bool:
+        """Whether the value comes out of a loop of unknown length, or from the host."""
+        with self.work.context():
+            try:
+                jaxpr = jax.make_jaxpr(self.primal)(
+                    self.work.cast(self.values, self.subject.values), self.subject.others
+                )
+            except Exception:
+                return False
+        return any(
+            e.primitive.name == "while" or "callback" in e.primitive.name for e in equations(jaxpr)
+        )
 
     def of_one_sign(self) -> Case:
         """The same check with a cotangent of positive numbers.
@@ -125,6 +187,11 @@ class Case:
     def paths(self) -> list[str]:
         """The differentiated arguments' names."""
         return self.subject.paths
+
+    @property
+    def own_dtypes(self) -> str:
+        """The names of the differentiated arguments' dtypes."""
+        return ", ".join(sorted({str(v.dtype) for v in self.subject.values}))
 
     @functools.cached_property
     def native_eps(self) -> float:
@@ -186,6 +253,11 @@ class Case:
     def cast_g(self, g: Arrays, mode: Mode) -> Arrays:
         """A cotangent in the dtypes that the outputs have in `mode`."""
         return [narrowed(x, t.dtype) for x, t in zip(g, self.out_types(mode), strict=True)]
+
+    def at_args(self, mode: Mode) -> tuple[Arrays, Arrays, Arrays]:
+        """What a pulled program takes: the caller's arguments and the cotangent, in `mode`."""
+        values = mode.cast(self.values, self.subject.values)
+        return values, self.subject.others, self.cast_g(self.g, mode)
 
     def _run(self, program: Program, values: Arrays, g: Arrays, mode: Mode, others: Any) -> Any:
         return program(

@@ -75,6 +75,28 @@ def explain(error: BaseException) -> tuple[str, Detail]:
     return "unknown", Detail(words=words, error=said)
 
 
+# what JAX says of functions that have no derivative, or none in this direction
+_WITHOUT_DERIVATIVE = (
+    "callback",
+    "vmap_method",
+    "ffi_call",
+    "pallas",
+    "Reverse-mode differentiation does not work for lax.while_loop",
+    "Linearization failed to produce known values",
+)
+
+
+def by_nature(error: BaseException) -> bool:
+    """Whether a rule raises because of what it is made of, and by no mistake in it.
+
+    A callback to the host, a kernel, a loop of unknown length, Python's control flow: their
+    gradients are no less right for what cannot be done with them. A shape that does not fit is a
+    mistake.
+    """
+    of_jax = isinstance(error, (NotImplementedError, jax.errors.JAXTypeError))
+    return of_jax or any(sign in str(error) for sign in _WITHOUT_DERIVATIVE)
+
+
 def is_forward_mode(error: BaseException) -> bool:
     """Whether this is JAX's refusal of forward mode through a `custom_vjp`."""
     return "forward-mode autodiff (jvp)" in str(error)

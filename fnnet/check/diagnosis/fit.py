@@ -44,7 +44,7 @@ class Pair:
         if c is not None:
             if abs(c + 1) <= min(max(self.near / size_of(self.want), 1e-6), 1e-2):
                 return "negated", Detail(words="it has the wrong sign", factor=-1.0)
-            return "scaled", Detail(words=f"it is {c:.6g} times what it should be", factor=c)
+            return "scaled", Detail(words=f"it is {times(c)} what it should be", factor=c)
         if np.iscomplexobj(self.want) and self.equals(self.want.conj()):
             return "conjugated", Detail(words="it is the complex conjugate of what it should be")
         return None
@@ -100,6 +100,18 @@ class Pair:
             detail["words"] += f": there {inner[1]}"
             detail.update({k: v for k, v in inner[1].items() if k != "words"})
         return "elements", detail
+
+
+def times(c: float) -> str:
+    """A factor in words, that of one next to 1 by how far it is off.
+
+    Example:
+        >>> times(0.5), times(1.000003)
+        ('0.5 times', '1 + 3e-06 times')
+    """
+    if abs(c - 1) < 1e-3:
+        return f"1 {'+' if c > 1 else '-'} {abs(c - 1):.1g} times"
+    return f"{c:.6g} times"
 
 
 def fit(got: Any, want: Any, bound: float) -> tuple[str, Detail]:

@@ -13,6 +13,8 @@ from fnnet.check.case.case import pull
 from fnnet.check.case.finding import Detail, Finding
 from fnnet.check.case.host import equations
 from fnnet.check.case.modes import NATIVE, Mode, epsilon
+from fnnet.check.diagnosis import cotangents
+from fnnet.check.diagnosis import surrogate as surrogates
 from fnnet.check.diagnosis.fit import Pair, as_mean, as_sum, fit, size_of
 from fnnet.check.diagnosis.influence import Influence
 from fnnet.check.diagnosis.paths import Paths
@@ -44,10 +46,14 @@ def _first_order(e: Any, number: int, c: Compared) -> Fitted:
     pair = Pair(c.got, c.want, bound)
     if number in e.nonlinear:
         return e.nonlinear[number]  # type: ignore[no-any-return]
+    if found := surrogates.surrogate(e, number, c):
+        return found
     if found := computed_narrow(e, c):
         return found
     if found := pair.whole():
         return _explained(e, number, found)
+    if found := cotangents.of_another(e, number, pair) or cotangents.conjugated(e, number, pair):
+        return found
     if found := _swapped(e, number, pair) or _one_share(e, number, pair) or pair.turned():
         return found
     if not pair.finite:
@@ -55,6 +61,8 @@ def _first_order(e: Any, number: int, c: Compared) -> Fitted:
         if found := Pair(c.got[known], c.want[known], bound).whole():
             return _explained(e, number, found)
         return pair.some_elements(0.0) or ("unknown", Detail(words="it has no finite number"))
+    if found := cotangents.cut_short(e, number, pair):
+        return found
     if found := _missing(e, number, c, pair):
         return found
     if found := pair.some_elements(0.5):
@@ -63,6 +71,7 @@ def _first_order(e: Any, number: int, c: Compared) -> Fitted:
     found = influence.dropped() or influence.axes()
     if not found and (found := pair.some_elements(0.01)):
         return _with_condition(e, number, c, found)
+    found = found or surrogates.unexplained(e)
     return found or ("unknown", Detail(words="it fits no known mistake"))
 
 
@@ -117,13 +126,15 @@ def _within(c: Compared, fraction: float) -> bool:
 def _dtypes(e: Any, mode: Mode) -> str:
     if mode is not NATIVE:
         return mode.name
-    return ", ".join(sorted({str(v.dtype) for v in e.case.subject.values}))
+    return str(e.case.own_dtypes)
 
 
 def _explained(e: Any, number: int, found: Fitted) -> Fitted:
     """A factor in words: 1/n for a mean, the devices' number for a mean over devices."""
     code, detail = found
     case = e.case
+    if code in ("scaled", "negated") and surrogates.returns_its_input(e, number):
+        detail["words"] += f"; the function returns its argument as it is. {surrogates.REMEDY}"
     if code != "scaled":
         return found
     factor, leaf = detail["factor"], case.values[number]

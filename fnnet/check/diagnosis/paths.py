@@ -26,6 +26,7 @@ Row = tuple[tuple[int, ...], float]  # edges, and the weight they are given
 WEIGHTS = (0.0, -1.0, 2.0, 0.5)
 MOST_EDGES = 200
 MOST_PAIRS = 1500
+MOST_COUNTS = 3
 LARGE = 50_000
 
 
@@ -50,7 +51,7 @@ class Paths:
         n = len(self._names)
         if not 0 < n <= MOST_EDGES:
             return None
-        weights = WEIGHTS[:1] if case.size > LARGE else WEIGHTS
+        weights = WEIGHTS[:1] if case.size > LARGE else (*WEIGHTS, *_counts(case.values))
         rows: list[Row] = [((i,), w) for w in weights for i in range(n)]
         found = self._best(rows, number, got, near)
         if found is None and case.size <= LARGE and n * (n - 1) // 2 <= MOST_PAIRS:
@@ -63,6 +64,10 @@ class Paths:
         what = {0.0: "is missing", -1.0: "has the wrong sign"}.get(
             weight, f"is taken {weight:g} times"
         )
+        if weight > 2 and weight in _counts(case.values):
+            what += f": a sum over {weight:g} where their mean belongs?"
+        elif 0 < weight < 0.5:
+            what += f": a mean over {1 / weight:g} where their sum belongs?"
         words = f"the term through {where} {what}"
         return "missing_term", Detail(
             words=words, factor=weight, terms=[self._names[i] for i in edges]
@@ -126,6 +131,12 @@ class Paths:
 
         flat = [*values, *others]
         return list(run(inner, consts, flat, weighed))
+
+
+def _counts(arrays: Arrays) -> list[float]:
+    """Sizes of axes, and one over them: weights of a sum where a mean belongs, and of the reverse."""
+    sizes = sorted({n for x in arrays for n in x.shape if n > 2})[:MOST_COUNTS]
+    return [w for n in sizes for w in (float(n), 1 / n)]
 
 
 def _traced(x: Any) -> bool:

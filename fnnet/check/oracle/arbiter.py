@@ -18,12 +18,14 @@ from fnnet.check.case.host import equations
 from fnnet.check.case.modes import NATIVE
 from fnnet.check.case.subject import Arrays
 from fnnet.check.oracle.numerical import Differences
-from fnnet.check.oracle.tolerance import Compared, scale_of
+from fnnet.check.oracle.tolerance import Compared, compared, scale_of
 
 # how far beside the sample point a kink is looked for, relative to each number
 BESIDE = 1e-6
 BESIDE_NATIVE = 1e-3
 PAIRS = 4
+# elements that are all differenced, where autodiff is wrong as well as the rule
+MOST = 64
 
 
 @dataclasses.dataclass
@@ -37,6 +39,8 @@ class Judgement:
         unreliable: how many nothing settled.
         words: why.
         settled: how many differences settled in the rule's favour.
+        open: where nothing settled it, of all elements.
+        sided: where differences settled it in the rule's favour.
     """
 
     convicted: bool
@@ -45,6 +49,8 @@ class Judgement:
     unreliable: int
     words: str
     settled: int = 0
+    open: Any = False
+    sided: Any = False
 
 
 class Arbiter:
@@ -103,6 +109,7 @@ class Arbiter:
             near = unclear & self._continued(number, c)
             unclear &= ~near
         unreliable = settled = 0
+        left, sided = np.zeros_like(bad), np.zeros_like(bad)
         words = ""
         tries = self._tries
         while bad.any():
@@ -112,13 +119,22 @@ class Arbiter:
                 return Judgement(True, index, kinks, unreliable, "")
             if side == "kink":
                 kinks += 1
+            elif side == "open":
+                unreliable += 1
+                left[index] = True
+                words = (
+                    "the function iterates, to no more digits than leave autodiff and differences "
+                    "apart"
+                )
             else:
                 settled += 1
+                sided[index] = True
                 words = "differences of the function's values side with the rule against autodiff"
             bad[index] = False
             tries -= 1
             if not tries:
                 unreliable += int(bad.sum())
+                left = bad
                 words += "; not all of them were asked"
                 break
         for index in [tuple(i) for i in np.argwhere(unclear)[: self._tries]]:
@@ -129,11 +145,12 @@ class Arbiter:
                         True, index, kinks, unreliable, "autodiff gives no number here"
                     )
                 unclear[index] = False
+                sided[index] = True
                 settled += 1
         if unclear.any():
             unreliable += int(unclear.sum())
             words = "autodiff gives NaN or infinity here, and differences do not settle it"
-        return Judgement(False, None, kinks, unreliable, words, settled)
+        return Judgement(False, None, kinks, unreliable, words, settled, left | unclear, sided)
 
     @property
     def _tries(self) -> int:
@@ -180,11 +197,35 @@ class Arbiter:
             close = np.abs(high - low) <= 1e-3 * np.maximum(np.abs(low), c.scale)
             return close & (np.abs(c.got - low) <= 1e-3 * np.maximum(np.abs(low), c.scale))
 
+    def instead(self, number: int, index: Any, c: Compared) -> Compared | None:
+        """The rule against differences in every element, where those convict autodiff as well.
+
+        None where they do not, or there are too many to ask.
+        """
+        if index is None or c.want.size > MOST or np.iscomplexobj(c.want) or self._case.declared:
+            return None
+        if self.stops_gradients:
+            return None
+        d = self._derivative(number, index)
+        gap = abs(d.value - c.want[index])
+        if d.kink or d.error > 0.1 * abs(d.value) or gap <= 10 * d.error + 1e-3 * abs(d.value):
+            return None
+        all_ = [self._derivative(number, tuple(map(int, i))) for i in np.ndindex(c.want.shape)]
+        want = np.array([d.value for d in all_]).reshape(c.want.shape)
+        bound = np.array([10 * d.error for d in all_]).reshape(c.want.shape)
+        if not np.isfinite(bound).all():
+            return None
+        return compared(c.got, want, bound + 1e-6 * np.abs(want))
+
     def _derivative(self, number: int, index: tuple[int, ...]) -> Any:
         return self.differences.element(number, index)
 
     def _side(self, number: int, index: tuple[int, ...], c: Compared) -> str:
-        """Who is wrong about one element: the "rule", nobody ("kink"), or the "oracle"."""
+        """Who is wrong about one element: the "rule", nobody ("kink"), or the "oracle".
+
+        Where the function iterates and differences do not settle, it stays "open": autodiff goes
+        through the iterations, and not through the solution.
+        """
         got, want = c.got[index], c.want[index]
         if not np.isfinite(got):
             return "rule"
@@ -199,7 +240,8 @@ class Arbiter:
             margin = 3 * d.side_error + 1e-6 * max(abs(low), abs(high))
             return "kink" if low - margin <= got <= high + margin else "rule"
         if not np.isfinite(d.value) or d.error > 0.1 * abs(got - want):
-            return "rule"
+            near = abs(d.value - got) <= 3 * d.error
+            return "open" if self._case.inexact and near else "rule"
         if abs(d.value - got) < 0.25 * abs(got - want) and not self._stopped(number, index):
             return "oracle"
         return "rule"

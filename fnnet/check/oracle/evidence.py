@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from fnnet.check.case.case import Case
+from fnnet.check.case.case import Case, pull
 from fnnet.check.case.finding import Detail, Finding, Verdict
-from fnnet.check.case.modes import NATIVE, widened
+from fnnet.check.case.modes import NATIVE, Program, widened
 from fnnet.check.case.subject import Arrays
 from fnnet.check.oracle.arbiter import Arbiter
+from fnnet.check.oracle.further import further
 from fnnet.check.oracle.repeatable import difference
 from fnnet.check.oracle.tolerance import (
     MARGIN,
@@ -33,6 +34,9 @@ class Evidence:
         wrong_first_order: whether the gradient itself was found wrong.
         nonlinear: for every argument whose gradient is not linear in g, what is wrong with it.
         kept: what the diagnosis computed of the case, by name.
+        doubtful: for every argument with elements that first-order questions left undecided (or
+            where rule and oracle are both NaN), where they are. No later question convicts them.
+        settled: for every argument where differences took the rule's side against autodiff, where.
     """
 
     def __init__(self, case: Case) -> None:
@@ -43,11 +47,35 @@ class Evidence:
         self.accused: dict[str, str] = {}
         self.nonlinear: dict[int, tuple[str, Detail]] = {}
         self.kept: dict[str, Any] = {}
+        self.doubtful: dict[int, Any] = {}
+        self.settled: dict[int, Any] = {}
+
+    def doubt(self, i: int, where: Any) -> None:
+        """Leave elements of argument `i` undecided in all questions that follow."""
+        self.doubtful[i] = self.doubtful.get(i, False) | np.asarray(where)
+
+    def settle(self, i: int, where: Any) -> None:
+        """Take the rule's own gradient for the truth, where that was found."""
+        self.settled[i] = np.asarray(where)
+
+    def right(self, i: int, hand: Any, truth: Any) -> Any:
+        """The gradient that is right: the oracle's, or the rule's where differences side with it."""
+        return np.where(self.settled[i], hand, truth) if i in self.settled else truth
+
+    def unwitnessed(self, i: int) -> Any:
+        """Where autodiff's gradient is no truth, so that its derivative is none either."""
+        return self.doubtful.get(i, False) | self.settled.get(i, np.False_)
+
+    def known(self, i: int, got: Any, instead: Any) -> Any:
+        """A gradient of argument `i`, its undecided elements replaced by what it is held against."""
+        return np.where(self.doubtful[i], instead, got) if i in self.doubtful else got
 
     @functools.cached_property
     def of_one_sign(self) -> Evidence:
         """The same with a cotangent of positive numbers, for what is summed in 16 bits."""
-        return Evidence(self.case.of_one_sign())
+        other = Evidence(self.case.of_one_sign())
+        other.doubtful, other.settled = self.doubtful, self.settled
+        return other
 
     @functools.cached_property
     def nondeterministic(self) -> str:
@@ -87,8 +115,22 @@ class Evidence:
             spread = np.max([f[i] for f in found], axis=0)
             scale = scale_of(want)
             least = case.floor * scale if scale else 4 * eps * natural_scale(case, i)
+            if inexact := case.inexact + case.gradients_iterated[i]:
+                least = least + MARGIN * (inexact * scale + self.unsettled[i])
             bounds.append(least + MARGIN * smooth(self._without_jumps(i, spread, want)))
         return bounds
+
+    @functools.cached_property
+    def unsettled(self) -> list[Any]:
+        """How far a further step of the function's iterations moves the oracle's gradients."""
+        case = self.case
+        if not case.has_oracle or not case.iterated:
+            return [np.zeros(x.shape) for x in self.hand]
+        once = case._run(Program(pull(further(case.truth, 1))), case.values, case.g, case.work, None)
+        return [
+            np.nan_to_num(np.abs(widened(a) - b), posinf=0.0)
+            for a, b in zip(once[1], self.truth, strict=True)
+        ]
 
     def _without_jumps(self, i: int, spread: Any, want: Any) -> Any:
         if not self.case.has_oracle:

@@ -18,6 +18,14 @@ from fnnet.check.oracle.tolerance import scale_of
 # periodic function would look smooth at all of them
 RATIO = 3.7
 STEPS = 0.1 * RATIO ** -np.arange(13.0)
+# a value that is constant in pieces has a slope where its pieces are fine: no more than this part
+# of it, as a solver's tolerance or a float's spacing; a coarser one is a step function
+FINE = 2e-3
+# and only where steps much larger than a piece agree on the slope to this
+AGREE = 5e-2
+# a large step sees what a small one cannot, where the function takes other paths from point to
+# point; within this it is put down to how exact its value is
+WOBBLE = 1e-3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,6 +37,8 @@ class Derivative:
         error: an estimate of its error.
         left: the derivative from the left, `right` from the right, with `side_error`.
         kink: whether left and right differ by more than their errors.
+        grain: of a value that is constant in fine pieces, how far it jumps between them, relative
+            to its size; else 0.
     """
 
     value: float
@@ -37,6 +47,7 @@ class Derivative:
     right: float
     side_error: float
     kink: bool
+    grain: float = 0.0
 
     @property
     def reliable(self) -> bool:
@@ -51,22 +62,35 @@ class Differences:
         self._case = case
         self._program = Program(self._changes, lambda: case.calls_host)
 
-    def _changes(self, values: Arrays, others: Arrays, v: Arrays, g: Arrays, ts: Any) -> Any:
+    def _changes(
+        self, values: Arrays, others: Arrays, v: Arrays, g: Arrays, ts: Any, reached: Any
+    ) -> Any:
+        """For each step, how far <g, f> moves, the size of what moves, and what has moved so far.
+
+        An output that has moved at a larger step, and does not at this one, is one that rounds.
+        """
         base, _ = self._case.primal(values, others)
 
-        def at(t: Any) -> Any:
+        def at(reached: Any, t: Any) -> Any:
             moved = [
                 x + (t.astype(x.dtype) * d).astype(x.dtype) for x, d in zip(values, v, strict=True)
             ]
             outs, _ = self._case.primal(moved, others)
-            change, noise = jnp.zeros(()), jnp.zeros(())
-            for out, before, ct in zip(outs, base, g, strict=True):
+            change, size = jnp.zeros(()), jnp.zeros(())
+            now = []
+            for out, before, ct, was in zip(outs, base, g, reached, strict=True):
+                now.append(was | (out != before))
                 change += jnp.sum(jnp.real(ct * (out - before))).astype(change.dtype)
-                size = jnp.abs(ct) * (jnp.abs(out) + jnp.abs(before))
-                noise += jnp.sum(jnp.where(out == before, 0.0 * size, size)).astype(noise.dtype)
-            return change, noise
+                sizes = jnp.abs(ct) * (jnp.abs(out) + jnp.abs(before))
+                size += jnp.sum(jnp.where(now[-1], sizes, 0.0 * sizes)).astype(size.dtype)
+            return now, (change, size)
 
-        return jax.lax.map(at, ts) if len(ts) > 1 else [x[None] for x in at(ts[0])]
+        if reached is None:
+            reached = [jnp.zeros(x.shape, bool) for x in base]
+        if len(ts) > 1:
+            return jax.lax.scan(at, reached, ts)
+        reached, found = at(reached, ts[0])
+        return reached, [x[None] for x in found]
 
     def along(
         self,
@@ -84,32 +108,41 @@ class Differences:
             at: where; at the caller's arguments by default.
         """
         case, mode = self._case, self._case.work
-        ts = np.concatenate([STEPS, -STEPS]) * base
+        ts = np.stack([STEPS, -STEPS], 1).ravel() * base  # the largest first
         values = mode.cast(case.values if at is None else at, case.subject.values)
-        eps = case.work_eps
+        # a sixteenth: what is made of it below counts a value four times, and four times over
+        eps = case.value_eps + case.inexact / 16
         ts = ts.astype(np.float64 if mode.dtype is not None else np.float32)
         # a loop compiled around a callback may run it in another thread
         parts = ts.reshape(-1, 1) if mode is WIDE and case.calls_host else [ts]
-        found = [
-            self._program(
+        found = []
+        reached = None
+        for part in parts:
+            reached, moved = self._program(
                 mode,
                 values,
                 case.subject.others,
                 mode.cast(v, case.subject.values),
                 case.cast_g(case.g if g is None else g, mode),
                 part,
+                reached,
             )
-            for part in parts
-        ]
-        change, noise = (np.concatenate(x) for x in zip(*found, strict=True))
-        n = len(STEPS)
+            found.append(moved)
+        change, size = (np.concatenate(x).astype(float) for x in zip(*found, strict=True))
         h = STEPS * base
-        up, down = change[:n].astype(float), change[n:].astype(float)
-        noise = 2 * eps * (noise[:n].astype(float) + noise[n:].astype(float)) / h
+        up, down = change[0::2], change[1::2]
+        sizes = size[0::2] + size[1::2]
+        noise = 2 * eps * sizes / h
+        spacing = case.native_eps if mode is NATIVE else np.finfo(float).eps
+        if fine := _in_pieces(up, down, h, sizes, base * spacing):
+            return fine
         with np.errstate(all="ignore"):
-            value, error = _extrapolated((up - down) / (2 * h), noise, order=2)
+            central = (up - down) / (2 * h)
+            value, error = _extrapolated(central, noise, order=2)
             right, right_error = _extrapolated(up / h, noise, order=1)
             left, left_error = _extrapolated(-down / h, noise, order=1)
+        if case.may_iterate:
+            error += _wobble(central, value)
         side_error = right_error + left_error
         gap = abs(right - left)
         size = max(abs(right), abs(left))
@@ -145,10 +178,52 @@ class Differences:
         return v, self.along(v)
 
 
-def _extrapolated(d: Any, noise: Any, order: int) -> tuple[float, float]:
-    """The best of Richardson's extrapolations of differences at steps that shrink by `RATIO`."""
+def _in_pieces(up: Any, down: Any, h: Any, sizes: Any, spacing: float) -> Derivative | None:
+    """The slope of a value that is constant in fine pieces, by steps much larger than they are.
+
+    A solver of finite tolerance and a value rounded to few digits are so; small steps see no
+    change at all, which is no derivative of 0. A piece's height is what the slope makes of its
+    width.
+    """
+    if np.isnan(up).any() or np.isnan(down).any():
+        return None
+    still = (up == 0) & (down == 0)
+    n = len(h) if not still.any() else int(np.argmax(still))
+    # steps that the argument itself does not see say nothing
+    if n == len(h) or not still[n:].all() or n < 3 or h[n] < 64 * spacing:
+        return None
+    slopes = (up[:n] - down[:n]) / (2 * h[:n])
+    slope = float(slopes[0])
+    height = abs(slope) * float(h[n - 1])
+    # jumps enter at both ends; curvature shrinks with the step
+    errors = np.array([max(abs(s - slope) for s in slopes[: k + 2]) for k in range(n - 1)])
+    k = int(np.argmin(np.abs(np.diff(slopes)) + height / h[: n - 1]))
+    value = float(slopes[k])
+    error = float(min(errors[k], abs(slopes[k + 1] - value)) + height / h[k])
+    grain = height / max(float(sizes[0]) / 4, 1e-300)
+    sides = up[k] / h[k], -down[k] / h[k]
+    if error > AGREE * abs(value) or grain > FINE:
+        return None
+    gap = abs(sides[0] - sides[1])
+    return Derivative(value, error, sides[1], sides[0], gap + error, False, grain)
+
+
+def _wobble(central: Any, value: float) -> float:
+    """How far large steps see another slope than the best, as far as that may be inexactness."""
+    with np.errstate(all="ignore"):
+        away = np.nanmin(np.abs(_refined(central, 2)[:4] - value))
+    return float(away) if away <= WOBBLE * abs(value) else 0.0
+
+
+def _refined(d: Any, order: int) -> Any:
+    """Richardson's extrapolations of differences at steps that shrink by `RATIO`."""
     factor = RATIO**order
-    r = (factor * d[1:] - d[:-1]) / (factor - 1)
+    return (factor * d[1:] - d[:-1]) / (factor - 1)
+
+
+def _extrapolated(d: Any, noise: Any, order: int) -> tuple[float, float]:
+    """The best of the extrapolations, and an estimate of its error."""
+    r = _refined(d, order)
     # three in a row must agree, and rounding is never less than its estimate
     before, here, after = r[:-2], r[1:-1], r[2:]
     error = np.maximum(np.abs(here - before), np.abs(here - after)) + 2 * noise[2:-1]

@@ -16,6 +16,8 @@ import numpy as np
 from fnnet.check.case.finding import Detail, Finding, Verdict
 from fnnet.check.case.modes import NATIVE
 from fnnet.check.diagnosis.fit import Pair
+from fnnet.check.diagnosis.fit import times
+from fnnet.check.diagnosis.surrogate import REMEDY
 from fnnet.check.oracle.evidence import Evidence
 from fnnet.check.oracle.numerical import Derivative, pairing
 from fnnet.check.oracle.tolerance import natural_scale, scale_of
@@ -52,6 +54,9 @@ class Answer:
 def ask(e: Evidence) -> list[Finding]:
     """One finding for each argument."""
     case = e.case
+    if case.blind:
+        words = "the rule is declared another function's"
+        return [Finding(NAME, "skipped", detail=Detail(words=words))]
     if not case.traceable_value():
         words = "the function's value cannot be traced; make it traceable by jax.jit"
         return [Finding(NAME, "skipped", detail=Detail(words=words))]
@@ -243,6 +248,9 @@ def _fitted(
         if found:
             return found
     gots, wants = (np.array(x) for x in ([a.got for a in known], [a.d.value for a in known]))
+    if len(known) and np.any(gots) and not np.any(wants):
+        words = f"the function moves in steps, and the rule as something smooth does. {REMEDY}"
+        return "surrogate", Detail(words=words)
     wrong = np.abs(gots - wants) > 4 * near
     if known and not wrong.any():
         words = "some elements are wrong; those that were asked alone are right"
@@ -254,7 +262,7 @@ def _fitted(
         if (np.abs(gots - c * wants) <= 4 * max(1.0, abs(c)) * near).all():
             if abs(c + 1) < 1e-3:
                 return "negated", Detail(words="it has the wrong sign", factor=c)
-            return "scaled", Detail(words=f"it is {c:.4g} times what it should be", factor=c)
+            return "scaled", Detail(words=f"it is {times(c)} what it should be", factor=c)
         if wrong.sum() <= len(known) / 2:
             words = f"{wrong.sum()} of {len(known)} elements asked are wrong"
             return "elements", Detail(words=words)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
 
 from fnnet.check.case.finding import Detail, Finding
 from fnnet.check.case.subject import Arrays
-from fnnet.check.diagnosis import mistakes
+from fnnet.check.diagnosis import mistakes, surrogate
 from fnnet.check.oracle.evidence import Evidence, finding
 from fnnet.check.oracle.tolerance import compared, scale_of
 
@@ -17,7 +18,14 @@ FACTORS = (-1.0, 1e-3, 1e3)
 
 
 def ask(e: Evidence) -> list[Finding]:
-    """One finding for each argument."""
+    """One finding for each argument; of a declared surrogate, which may be clipped, a caution."""
+    found = _asked(e)
+    if not e.case.terms.surrogate:
+        return found
+    return [dataclasses.replace(f, verdict="caution") if f.verdict == "wrong" else f for f in found]
+
+
+def _asked(e: Evidence) -> list[Finding]:
     case = e.case
     rng = case.rng(5)
     # half of the second cotangent is zero: a rule that divides by g, or branches on it, shows
@@ -60,6 +68,10 @@ def ask(e: Evidence) -> list[Finding]:
         if not constant and (rounded := mistakes.computed_narrow(e, c)):
             e.nonlinear[i] = rounded
             findings.append(finding(NAME, path, c, c.worst, "wrong", *rounded))
+            continue
+        if not constant and (cut := surrogate.clipped(e, i)):
+            e.nonlinear[i] = cut
+            findings.append(finding(NAME, path, c, c.worst, "wrong", *cut))
             continue
         code = "ignores_cotangent" if constant else "nonlinear_in_cotangent"
         said = "does not depend on g" if constant else f"is not linear {words}"

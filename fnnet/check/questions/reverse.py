@@ -36,6 +36,12 @@ CANCELS = (
 def ask(e: Evidence) -> list[Finding]:
     """One finding for each argument, and one more where only the caller's dtypes show an error."""
     case = e.case
+    if case.blind:
+        words = (
+            "the rule is declared a surrogate's and held against nothing: give reference=, a "
+            "function whose derivative it is"
+        )
+        return [Finding(NAME, "undecidable", detail=Detail(words=words))]
     if not case.has_oracle:
         words = (
             f"autodiff is no oracle here ({case.why_no_oracle}). "
@@ -53,23 +59,43 @@ def ask(e: Evidence) -> list[Finding]:
         case.power[path] = float(np.quantile(c.bound, 0.9) / scale) if c.bound.size else 0.0
         if c.bad.any() and not (c.bad & ~excused(c, e.cancelled)).any():
             detail = Detail(words=CANCELS)
+            e.doubt(i, c.bad)
             findings.append(finding(NAME, path, c, c.worst, "undecidable", None, detail))
             continue
         judged = e.arbiter.judge(i, c)
+        if judged.convicted and _right_as_called(e, i, c):
+            code, detail = mistakes.first_order(e, i, c)
+            detail["words"] = f"right in {case.own_dtypes}, and wrong in {case.work.name}: {detail}"
+            detail["elsewhere"] = True
+            findings.append(finding(NAME, path, c, judged.index, "caution", code, detail))
+            continue
         if judged.convicted:
             wrong.add(i)
-            code, detail = mistakes.first_order(e, i, c)
+            if by_differences := e.arbiter.instead(i, judged.index, c):
+                code, detail = mistakes.fit(c.got, by_differences.want, by_differences.scale * 1e-3)
+                detail["words"] = f"d{path}, by differences, as autodiff is wrong too: {detail}"
+                c, index = by_differences, by_differences.worst
+            else:
+                code, detail = mistakes.first_order(e, i, c)
+                index = judged.index
             e.accused[path] = code
-            findings.append(finding(NAME, path, c, judged.index, "wrong", code, detail))
+            findings.append(finding(NAME, path, c, index, "wrong", code, detail))
             continue
         noisy = case.power[path] > 1e-2
-        if judged.unreliable or noisy:
+        nan = np.isnan(c.got) & np.isnan(c.want)
+        e.doubt(i, judged.open | nan)
+        e.settle(i, judged.sided)
+        if judged.unreliable or noisy or nan.any():
             words = judged.words or "the oracle's own rounding is as large as the gradient here"
             if judged.unreliable:
                 words = f"{judged.unreliable} of {c.want.size} elements: {words}"
-            findings.append(
-                finding(NAME, path, c, c.worst, "undecidable", None, Detail(words=words))
-            )
+            elif nan.any():
+                words = (
+                    f"{int(nan.sum())} of {nan.size} elements are NaN by the rule and by autodiff "
+                    "alike: neither says what the gradient is there"
+                )
+            detail = Detail(words=words, nan=int(nan.sum()))
+            findings.append(finding(NAME, path, c, c.worst, "undecidable", None, detail))
             continue
         detail = Detail()
         if judged.kinks:
@@ -92,6 +118,21 @@ def ask(e: Evidence) -> list[Finding]:
     return findings
 
 
+def _right_as_called(e: Evidence, i: int, c: Compared) -> bool:
+    """Whether a rule that is wrong in 64 bits is right in the caller's own, and plainly so.
+
+    In few digits a small error is not seen; so the rule must be much nearer to the truth there,
+    wherever it is wrong here.
+    """
+    case = e.case
+    if case.work is NATIVE or case.native_eps <= epsilon(np.float64):
+        return False
+    with np.errstate(all="ignore"):
+        error = np.abs(e.hand_native[i] - e.truth[i])
+        near = error <= narrow_bound(e, i, e.truth_native[i], case.native_eps)
+        return bool(np.all(near | ~c.bad) and np.all((error < 0.1 * c.error)[c.bad]))
+
+
 def in_own_dtypes(e: Evidence, wrong: set[int]) -> list[Finding]:
     """The rule as the caller runs it, against autodiff in float64 and in the caller's dtypes."""
     case = e.case
@@ -107,7 +148,8 @@ def in_own_dtypes(e: Evidence, wrong: set[int]) -> list[Finding]:
             continue
         bound = narrow_bound(e, i, auto[i], case.native_eps)
         # what the rule gives in float64 was found right, at a kink with a choice of its own
-        c = nearest(hand[i], (e.truth[i], auto[i], e.hand[i]), bound)
+        right = e.right(i, e.hand[i], e.truth[i])
+        c = nearest(e.known(i, hand[i], auto[i]), (right, auto[i], e.hand[i]), bound)
         if c.bad.any() and not (c.bad & ~excused(c, e.own_noise(i, case.native_eps))).any():
             detail = Detail(words=CANCELS)
             findings.append(finding(name, path, c, c.worst, "undecidable", None, detail))
@@ -127,7 +169,8 @@ def narrow_bound(e: Evidence, i: int, auto: Any, eps: float) -> Any:
     rounding errors grow with the spacing and not with the dtype's name.
     """
     case = e.case
-    want = np.where(np.isfinite(e.truth[i]), e.truth[i], 0)
+    want = e.right(i, e.hand[i], e.truth[i])
+    want = np.where(np.isfinite(want), want, 0)
     spread = spreads(case, case.work, eps, base=e.truth, which="truth")[i]
     with np.errstate(all="ignore"):
         lost = np.abs(auto - want)
@@ -138,7 +181,7 @@ def narrow_bound(e: Evidence, i: int, auto: Any, eps: float) -> Any:
     own = np.minimum(own, 0.05 * scale_of(want))
     scale = scale_of(want) or eps * natural_scale(case, i)
     return (
-        MARGIN * eps * scale
+        MARGIN * (eps + case.inexact) * scale
         + MARGIN / 2 * smooth(np.minimum(spread, 0.5 * np.abs(want) + typical(spread)))
         + 8 * np.maximum(lost, typical(lost))
         + 8 * np.maximum(own, typical(own))

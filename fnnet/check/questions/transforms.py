@@ -18,7 +18,7 @@ from fnnet.check.case.finding import Detail, Finding
 from fnnet.check.case.modes import Program, widened
 from fnnet.check.case.subject import Arrays
 from fnnet.check.diagnosis import mistakes
-from fnnet.check.diagnosis.explain import explain
+from fnnet.check.diagnosis.explain import by_nature, explain
 from fnnet.check.oracle.evidence import Evidence, finding
 from fnnet.check.oracle.tolerance import compared, scale_of
 
@@ -122,7 +122,7 @@ def raised(name: str, error: Exception) -> Finding:
     A wrong shape is a mistake in the rule. Some rules cannot be transformed by their nature (a
     callback to the host, Python control flow): their gradients are no less right.
     """
-    if isinstance(error, (NotImplementedError, jax.errors.JAXTypeError)) or _callback(error):
+    if by_nature(error):
         words = (
             f"the rule cannot be used under {name}: {type(error).__name__}: {first_line(error)}. "
             "Write it with jax.numpy alone, or give callbacks a vmap_method"
@@ -130,10 +130,6 @@ def raised(name: str, error: Exception) -> Finding:
         return Finding(name, "skipped", detail=Detail(words=words))
     code, detail = explain(error)
     return Finding(name, "wrong", diagnosis=code, detail=detail)
-
-
-def _callback(error: Exception) -> bool:
-    return "callback" in str(error).lower() or "vmap_method" in str(error)
 
 
 def _differing(

@@ -1,20 +1,57 @@
-"""Is the value under differentiation the function's value?"""
+"""Is the value under differentiation the function's value, and that of a declared reference?
+
+A value that is infinite, or NaN, must be so under differentiation too: a rule that returns a number
+there belongs to another function.
+"""
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
+from fnnet.check.case.case import Case
 from fnnet.check.case.finding import Detail, Finding
-from fnnet.check.case.modes import NATIVE, Mode, epsilon, widened
+from fnnet.check.case.modes import NATIVE, Mode, Program, epsilon, widened
 from fnnet.check.oracle.evidence import Evidence, finding
-from fnnet.check.oracle.tolerance import compared, scale_of
+from fnnet.check.oracle.tolerance import MARGIN, Compared, compared, scale_of
 
 NAME = "value under differentiation"
+ROUNDINGS = 64  # by which two ways to write one value may differ
+NAME_REFERENCE = "value of the reference"
 
 
 def ask(e: Evidence) -> list[Finding]:
     """The forward rule's output against the function's, where the gradients are compared."""
-    return in_mode(e, e.case.work, NAME)
+    return [*in_mode(e, e.case.work, NAME), *_reference(e)]
+
+
+def _reference(e: Evidence) -> list[Finding]:
+    """A reference whose derivative is the truth has the function's value, or is a surrogate."""
+    case = e.case
+    if not case.declared or case.terms.surrogate:
+        return []
+    mode = case.work
+    values = mode.cast(case.values, case.subject.values)
+    got, _ = case.forward(mode, values, case.subject.others)
+    want, _ = Program(case.primal, lambda: case.calls_host)(mode, values, case.subject.others)
+    findings = []
+    for k, (a, b) in enumerate(zip(got, want, strict=True)):
+        a, b = widened(a), widened(b)
+        # the reference may be the same function by other formulas, with constants of the
+        # caller's precision
+        near = ROUNDINGS * case.native_eps + MARGIN * case.inexact
+        c = compared(a, b, near * (scale_of(b) or 1.0))
+        if (c.bad | c.unclear).any():
+            output = f"output {k}" if len(got) > 1 else "output"
+            words = (
+                f"{output}: the reference has another value than the function. If the rule is the "
+                "derivative of another function on purpose, say surrogate=True"
+            )
+            detail = Detail(words=words)
+            code = "value_differs"
+            findings.append(finding(NAME_REFERENCE, output, c, c.worst, "wrong", code, detail))
+    return findings or [Finding(NAME_REFERENCE, "correct")]
 
 
 def in_mode(e: Evidence, mode: Mode, name: str) -> list[Finding]:
@@ -29,20 +66,45 @@ def in_mode(e: Evidence, mode: Mode, name: str) -> list[Finding]:
     near, _ = case.forward(mode, moved, case.subject.others)
     findings = []
     for k, (a, b, other) in enumerate(zip(got, want, near, strict=True)):
-        least = 64 * max(eps, epsilon(case.out_types(mode)[k].dtype))
+        least = ROUNDINGS * max(eps, epsilon(case.out_types(mode)[k].dtype))
         a, b = widened(a), widened(b)
         with np.errstate(all="ignore"):
             spread = np.nan_to_num(np.abs(widened(other) - b), posinf=0.0)
         spread = np.minimum(spread, 0.01 * scale_of(b))
         floor = least if mode is NATIVE else max(least, case.floor)
-        c = compared(a, b, floor * (scale_of(b) or eps) + 16 * spread)
+        c = compared(a, b, floor * (scale_of(b) or eps) + MARGIN * spread)
         output = f"output {k}" if len(got) > 1 else "output"
-        if c.bad.any():
-            detail = Detail(
-                words=f"{output}: the forward rule returns another value than the function"
-            )
-            findings.append(finding(name, output, c, c.worst, "wrong", "value_differs", detail))
+        if mode is NATIVE and case.work is not NATIVE:
+            # an infinity by overflow, of a number that is finite in 64 bits
+            c.unclear &= ~np.isfinite(_in_64_bits(case, k))
+        both = int((np.isnan(a) & np.isnan(b)).sum())
+        if c.bad.any() or c.unclear.any():
+            findings.append(_differs(name, output, c))
+        elif both:
+            words = f"{both} of {a.size} elements of the {output} are NaN, with the rule and without"
+            detail = Detail(words=words, nan=both, say=True)
+            findings.append(Finding(name, "correct", output, detail=detail))
     if not all(np.array_equal(a, b) for a, b in zip(got_rest, want_rest, strict=True)):
         detail = Detail(words="an output that is not a float differs under differentiation")
         findings.append(Finding(name, "wrong", diagnosis="value_differs", detail=detail))
     return findings or [Finding(name, "correct")]
+
+
+def _in_64_bits(case: Case, output: int) -> Any:
+    values = case.work.cast(case.values, case.subject.values)
+    return widened(case.forward(case.work, values, case.subject.others)[0][output])
+
+
+def _differs(name: str, output: str, c: Compared) -> Finding:
+    """What is wrong about a value: another number, a number for an infinity, or NaN."""
+    words = f"{output}: the forward rule returns another value than the function"
+    code, where = "value_differs", c.worst
+    if not c.bad.any():
+        where = tuple(int(i) for i in np.argwhere(c.unclear)[0])
+        what = "NaN" if np.isnan(c.want[where]) else "infinite"
+        words = f"{output}: the function's value is {what} and, under differentiation, is not"
+    if np.isnan(c.got[where]) or np.isnan(c.want[where]):
+        code = "value_nan"
+        if np.isnan(c.got[where]):
+            words = f"{output}: the value is NaN under differentiation, and is not otherwise"
+    return finding(name, output, c, where, "wrong", code, Detail(words=words))

@@ -210,9 +210,11 @@ def _():
 
 @bug("float16 only: negated", "negated")
 def _():
-    return rule(
-        jnp.tanh, lambda a, y, g: ((-1 if g.dtype == jnp.float16 else 1) * g * (1 - y * y),)
-    ), (normal(30),), STRICT
+    return (
+        rule(jnp.tanh, lambda a, y, g: ((-1 if g.dtype == jnp.float16 else 1) * g * (1 - y * y),)),
+        (normal(30),),
+        STRICT,
+    )
 
 
 @bug("value only wrong in float32", "value_differs")

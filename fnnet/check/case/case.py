@@ -118,7 +118,7 @@ class Case:
 
     @property
     def blind(self) -> bool:
-        """Whether the rule is declared another function's derivative, and that function not told."""
+        """Whether the rule is declared another function's derivative, and it is not told which."""
         return self.terms.surrogate and not self.declared
 
     def settle_mode(self) -> None:
@@ -138,7 +138,7 @@ class Case:
             self.__dict__.pop(name, None)
 
     def _is_for_narrow_floats(self) -> bool:
-        """Whether, asked in 64 bits, the rule gives cotangents of fewer, as the contract forbids."""
+        """Whether the rule, asked in 64 bits, gives cotangents of fewer, against the contract."""
         grads = self.hand_at_args(WIDE)[1]
         values = WIDE.cast(self.values, self.subject.values)
         return any(d.dtype != x.dtype for d, x in zip(grads, values, strict=True))

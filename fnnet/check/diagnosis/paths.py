@@ -134,7 +134,7 @@ class Paths:
 
 
 def _counts(arrays: Arrays) -> list[float]:
-    """Sizes of axes, and one over them: weights of a sum where a mean belongs, and of the reverse."""
+    """Sizes of axes, and one over them: a sum where a mean belongs, and the reverse."""
     sizes = sorted({n for x in arrays for n in x.shape if n > 2})[:MOST_COUNTS]
     return [w for n in sizes for w in (float(n), 1 / n)]
 

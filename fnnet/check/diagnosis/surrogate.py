@@ -117,7 +117,9 @@ def _of_a_step(e: Any, number: int) -> Fitted | None:
     for _ in range(4):
         moved = list(values)
         moved[number] = values[number] + 4 * reach * rng.uniform(-1, 1, values[number].shape)
-        moves |= any(not np.array_equal(a, b) for a, b in zip(_outputs(e, moved), base, strict=True))
+        moves |= any(
+            not np.array_equal(a, b) for a, b in zip(_outputs(e, moved), base, strict=True)
+        )
     if not moves:
         return None
     v, along = e.arbiter.differences.projection(number)

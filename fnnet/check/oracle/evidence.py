@@ -59,7 +59,7 @@ class Evidence:
         self.settled[i] = np.asarray(where)
 
     def right(self, i: int, hand: Any, truth: Any) -> Any:
-        """The gradient that is right: the oracle's, or the rule's where differences side with it."""
+        """The right gradient: the oracle's, or the rule's where differences side with it."""
         return np.where(self.settled[i], hand, truth) if i in self.settled else truth
 
     def unwitnessed(self, i: int) -> Any:
@@ -67,7 +67,7 @@ class Evidence:
         return self.doubtful.get(i, False) | self.settled.get(i, np.False_)
 
     def known(self, i: int, got: Any, instead: Any) -> Any:
-        """A gradient of argument `i`, its undecided elements replaced by what it is held against."""
+        """A gradient of argument `i`, its undecided elements those that it is held against."""
         return np.where(self.doubtful[i], instead, got) if i in self.doubtful else got
 
     @functools.cached_property
@@ -126,7 +126,9 @@ class Evidence:
         case = self.case
         if not case.has_oracle or not case.iterated:
             return [np.zeros(x.shape) for x in self.hand]
-        once = case._run(Program(pull(further(case.truth, 1))), case.values, case.g, case.work, None)
+        once = case._run(
+            Program(pull(further(case.truth, 1))), case.values, case.g, case.work, None
+        )
         return [
             np.nan_to_num(np.abs(widened(a) - b), posinf=0.0)
             for a, b in zip(once[1], self.truth, strict=True)

@@ -8,8 +8,8 @@ at the exact solution. One more step shows by how much:
     r = |x'' - x'| / |x' - x|          it converges where r < 1 (0.5 for a bisection)
     |x* - x|  about  |x' - x| / (1 - r)
 
-A loop that adds up, or marches through time, does not converge (r is about 1) and is as exact as its
-dtype.
+A loop that adds up, or marches through time, does not converge (r is about 1) and is as exact as
+its dtype.
 """
 
 from __future__ import annotations
@@ -44,7 +44,9 @@ def measure(case: Case) -> None:
     """
     values, others, g = case.at_args(case.work)
     if found := _steps(case, case.truth, (values, others)):
-        case.iterated = max((_left(*x) for x in zip(*(o[0] for o in found), strict=True)), default=0.0)
+        case.iterated = max(
+            (_left(*x) for x in zip(*(o[0] for o in found), strict=True)), default=0.0
+        )
     if found := _steps(case, pull(case.hand), (values, others, g)):
         case.gradients_iterated = [_left(*x) for x in zip(*(o[1] for o in found), strict=True)]
 
@@ -148,6 +150,9 @@ def _iterates(eqn: Equation) -> bool:
         return False
     inner, _ = opened(eqn.params["jaxpr"])
     # rows have an axis less inside; JAX's versions name their numbers otherwise
-    pairs = [*zip(eqn.invars, inner.invars, strict=True), *zip(eqn.outvars, inner.outvars, strict=True)]
-    no_rows = all(len(a.aval.shape) == len(b.aval.shape) for a, b in pairs)
-    return no_rows and eqn.params["length"] > 2
+    outside, inside = [*eqn.invars, *eqn.outvars], [*inner.invars, *inner.outvars]
+    return all(map(_same_rank, outside, inside)) and bool(eqn.params["length"] > 2)
+
+
+def _same_rank(outside: Any, inside: Any) -> bool:
+    return len(outside.aval.shape) == len(inside.aval.shape)

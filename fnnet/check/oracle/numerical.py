@@ -129,7 +129,7 @@ class Differences:
             )
             found.append(moved)
         change, size = (np.concatenate(x).astype(float) for x in zip(*found, strict=True))
-        h = STEPS * base
+        h: Any = STEPS * base
         up, down = change[0::2], change[1::2]
         sizes = size[0::2] + size[1::2]
         noise = 2 * eps * sizes / h

@@ -20,7 +20,7 @@ from fnnet.check.diagnosis.fit import times
 from fnnet.check.diagnosis.surrogate import REMEDY
 from fnnet.check.oracle.evidence import Evidence
 from fnnet.check.oracle.numerical import Derivative, pairing
-from fnnet.check.oracle.tolerance import natural_scale, scale_of
+from fnnet.check.oracle.tolerance import MARGIN, natural_scale, scale_of
 
 NAME = "reverse against differences"
 ALL_ELEMENTS = 64
@@ -146,6 +146,7 @@ def _verdict(
             continue
         bound = 10 * d.error + (1e-6 if case.work is not NATIVE else 1e-2) * abs(d.value)
         bound += e.cancelled + 1e-9 * scale + (1e-2 * scale if case.work is NATIVE else 0)
+        bound += MARGIN * case.gradients_iterated[number] * scale
         if d.kink:
             low, high = sorted((d.left, d.right))
             margin = 10 * d.side_error + 1e-6 * max(abs(low), abs(high))

@@ -181,7 +181,7 @@ def narrow_bound(e: Evidence, i: int, auto: Any, eps: float) -> Any:
     own = np.minimum(own, 0.05 * scale_of(want))
     scale = scale_of(want) or eps * natural_scale(case, i)
     return (
-        MARGIN * (eps + case.inexact) * scale
+        MARGIN * (eps + case.inexact + case.gradients_iterated[i]) * scale
         + MARGIN / 2 * smooth(np.minimum(spread, 0.5 * np.abs(want) + typical(spread)))
         + 8 * np.maximum(lost, typical(lost))
         + 8 * np.maximum(own, typical(own))

@@ -69,7 +69,10 @@ def _why(error: Exception) -> str:
 
 def _mistake(error: Exception) -> Detail:
     said = f"{type(error).__name__}: {first_line(error)}"
-    words = f"the gradient is right, and raises when it is differentiated, as autodiff's does not: {said}"
+    words = (
+        f"the gradient is right, and raises when it is differentiated, where autodiff's does not: "
+        f"{said}"
+    )
     return Detail(words=words, error=said)
 
 
@@ -176,9 +179,7 @@ def _compare(
     return findings or [Finding(name, "correct")]
 
 
-def _blind(
-    e: Evidence, name: str, path: str, i: int, c: Compared, v: Arrays
-) -> list[Finding]:
+def _blind(e: Evidence, name: str, path: str, i: int, c: Compared, v: Arrays) -> list[Finding]:
     """Where autodiff's own noise is as large as its answer: differences of the gradient decide."""
     words = (
         "autodiff's second derivative is no more than its rounding here, and differences of the "
@@ -193,7 +194,9 @@ def _blind(
             if not seen.bad.any():
                 return []
             _, fitted = mistakes.fit(seen.got, seen.want, float(np.max(bound)))
-            fitted["words"] = f"differences of the gradient, which is right, say otherwise: {fitted}"
+            fitted["words"] = (
+                f"differences of the gradient, which is right, say otherwise: {fitted}"
+            )
             return [finding(name, path, seen, seen.worst, "wrong", NAME_CODE, fitted)]
     return [Finding(name, "undecidable", path, detail=Detail(words=words))]
 

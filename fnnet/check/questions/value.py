@@ -81,7 +81,7 @@ def in_mode(e: Evidence, mode: Mode, name: str) -> list[Finding]:
         if c.bad.any() or c.unclear.any():
             findings.append(_differs(name, output, c))
         elif both:
-            words = f"{both} of {a.size} elements of the {output} are NaN, with the rule and without"
+            words = f"{both} of {a.size} elements of the {output} are NaN, by the rule too"
             detail = Detail(words=words, nan=both, say=True)
             findings.append(Finding(name, "correct", output, detail=detail))
     if not all(np.array_equal(a, b) for a, b in zip(got_rest, want_rest, strict=True)):

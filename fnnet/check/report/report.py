@@ -9,7 +9,6 @@ from typing import Any, Literal
 from fnnet.check.case.finding import DIAGNOSES, Finding, as_json
 from fnnet.check.report.table import table, wrapped
 
-
 # of what `to_dict` gives: raised when a key is renamed, removed, or means something else
 SCHEMA = 2
 

@@ -10,12 +10,13 @@ import numpy as np
 
 from fnnet.check.case import settings
 from fnnet.check.case.case import Terms
+from fnnet.check.case.made import make_case, seed_of
 from fnnet.check.case.modes import NATIVE
 from fnnet.check.oracle import further
 from fnnet.check.oracle.evidence import Evidence
 from fnnet.check.questions import contract, differences, reverse, value, which_rule
 from fnnet.check.report.report import Report
-from fnnet.check.verify import make_case, make_report, nothing_to_ask, seed_of
+from fnnet.check.verify import make_report, nothing_to_ask
 
 
 def compare_gradients(

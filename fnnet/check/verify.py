@@ -7,14 +7,12 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from fnnet.check.case import settings
-from fnnet.check.case.case import Case, Terms, first_line, pull
+from fnnet.check.case.case import Case, Terms, first_line
 from fnnet.check.case.finding import Detail, Finding
-from fnnet.check.case.modes import NATIVE
-from fnnet.check.case.subject import take_apart
+from fnnet.check.case.made import make_case, seed_of
 from fnnet.check.diagnosis.explain import explain
 from fnnet.check.oracle import further
 from fnnet.check.oracle.evidence import Evidence
@@ -247,48 +245,6 @@ def assert_vjp(f: Callable[..., Any], args: Any, **options: Any) -> Report:
     return report
 
 
-def make_case(
-    f: Callable[..., Any],
-    args: Any,
-    kwargs: dict[str, Any] | None,
-    seed: list[int],
-    argnums: int | Sequence[int] | None,
-    terms: Terms,
-) -> Case:
-    """The case, with Python floats differentiated if the function takes them traced."""
-    both = [take_apart(f, args, kwargs, argnums, numbers=numbers) for numbers in (True, False)]
-    if len(both[0].values) > len(both[1].values):
-        try:
-            with NATIVE.context():
-                jax.eval_shape(both[0].flat(f), both[0].values, both[0].others)
-        except Exception:
-            if not both[1].values:
-                raise
-        else:
-            case = Case(f, both[0], seed, terms)
-            if not both[1].values or (refused := _refused(case)) is None:
-                return case
-            held = Case(f, both[1], seed, terms)
-            if _refused(held) is not None:
-                return case  # no number is the reason
-            why = f"it is a Python number, which the rule does not differentiate ({refused})"
-            held.subject.fixed.update(dict.fromkeys(held.subject.fixed, why))
-            return held
-    return Case(f, both[1], seed, terms)
-
-
-def _refused(case: Case) -> str | None:
-    """Why the rule cannot be differentiated in all that `case` takes for its arguments."""
-    with NATIVE.context():
-        try:
-            jax.eval_shape(pull(case.hand), *case.at_args(NATIVE))
-        except jax.errors.ConcretizationTypeError:
-            return None
-        except Exception as error:
-            return f"{type(error).__name__}: {first_line(error)}"
-    return None
-
-
 def _asked(question: Any, e: Evidence) -> list[Finding]:
     try:
         found: list[Finding] = question.ask(e)
@@ -300,6 +256,10 @@ def _asked(question: Any, e: Evidence) -> list[Finding]:
             return [Finding(name, "wrong", diagnosis=code, detail=detail)]
         words = f"could not be asked: {type(error).__name__}: {first_line(error)}"
         return [Finding(name, "skipped", detail=Detail(words=words))]
+
+
+def _name(question: Any) -> str:
+    return str(getattr(question, "NAME", question.__name__.rpartition(".")[2]))
 
 
 def nothing_to_ask(case: Case) -> Report:
@@ -327,14 +287,3 @@ def make_report(case: Case, findings: list[Finding]) -> Report:
         power=dict(case.power),
         residual_bytes=case.residual_bytes,
     )
-
-
-def seed_of(key: Any) -> list[int]:
-    """Numbers that seed the draws, from a key of JAX, an int, or nothing."""
-    if key is None:
-        return [0]
-    if isinstance(key, (int, np.integer)):
-        return [int(key) % 2**32]
-    if jnp.issubdtype(getattr(key, "dtype", np.dtype(object)), jax.dtypes.prng_key):
-        key = jax.random.key_data(key)
-    return [int(x) for x in np.asarray(key).ravel()]

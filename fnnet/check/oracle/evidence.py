@@ -66,6 +66,21 @@ class Evidence:
         """Where autodiff's gradient is no truth, so that its derivative is none either."""
         return self.doubtful.get(i, False) | self.settled.get(i, np.False_)
 
+    @property
+    def undecided(self) -> bool:
+        """Whether any element of any gradient was left undecided, or autodiff's is no truth."""
+        return any(np.any(self.unwitnessed(i)) for i in range(len(self.case.values)))
+
+    @functools.cached_property
+    def iterating(self) -> float:
+        """How exact the gradients are by what iterates in function and rule, at their scales."""
+        case = self.case
+        if not case.reverse:
+            return case.inexact
+        pairs = zip(self.unsettled, self.truth if case.has_oracle else self.hand, strict=True)
+        moved = [scale_of(d) / (scale_of(x) or 1.0) for d, x in pairs]
+        return case.inexact + max([*moved, *case.gradients_iterated], default=0.0)
+
     def known(self, i: int, got: Any, instead: Any) -> Any:
         """A gradient of argument `i`, its undecided elements those that it is held against."""
         return np.where(self.doubtful[i], instead, got) if i in self.doubtful else got

@@ -110,8 +110,8 @@ class Differences:
         case, mode = self._case, self._case.work
         ts = np.stack([STEPS, -STEPS], 1).ravel() * base  # the largest first
         values = mode.cast(case.values if at is None else at, case.subject.values)
-        # a sixteenth: what is made of it below counts a value four times, and four times over
-        eps = case.value_eps + case.inexact / 16
+        # of what is made of it below, 16 times the error that values so exact may cause is left
+        eps = case.value_eps + case.inexact / 64
         ts = ts.astype(np.float64 if mode.dtype is not None else np.float32)
         # a loop compiled around a callback may run it in another thread
         parts = ts.reshape(-1, 1) if mode is WIDE and case.calls_host else [ts]
@@ -193,13 +193,11 @@ def _in_pieces(up: Any, down: Any, h: Any, sizes: Any, spacing: float) -> Deriva
     if n == len(h) or not still[n:].all() or n < 3 or h[n] < 64 * spacing:
         return None
     slopes = (up[:n] - down[:n]) / (2 * h[:n])
-    slope = float(slopes[0])
-    height = abs(slope) * float(h[n - 1])
-    # jumps enter at both ends; curvature shrinks with the step
-    errors = np.array([max(abs(s - slope) for s in slopes[: k + 2]) for k in range(n - 1)])
-    k = int(np.argmin(np.abs(np.diff(slopes)) + height / h[: n - 1]))
-    value = float(slopes[k])
-    error = float(min(errors[k], abs(slopes[k + 1] - value)) + height / h[k])
+    height = float(np.abs(slopes[0]) * h[n - 1])
+    # curvature shrinks with the step, and what the pieces' ends add grows
+    errors = np.abs(np.diff(slopes)) + height / h[: n - 1]
+    k = int(np.argmin(errors))
+    value, error = float(slopes[k]), float(errors[k])
     grain = height / max(float(sizes[0]) / 4, 1e-300)
     sides = up[k] / h[k], -down[k] / h[k]
     if error > AGREE * abs(value) or grain > FINE:

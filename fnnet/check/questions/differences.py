@@ -15,8 +15,7 @@ import numpy as np
 
 from fnnet.check.case.finding import Detail, Finding, Verdict
 from fnnet.check.case.modes import NATIVE
-from fnnet.check.diagnosis.fit import Pair
-from fnnet.check.diagnosis.fit import times
+from fnnet.check.diagnosis.fit import Pair, times
 from fnnet.check.diagnosis.surrogate import REMEDY
 from fnnet.check.oracle.evidence import Evidence
 from fnnet.check.oracle.numerical import Derivative, pairing
@@ -146,7 +145,10 @@ def _verdict(
             continue
         bound = 10 * d.error + (1e-6 if case.work is not NATIVE else 1e-2) * abs(d.value)
         bound += e.cancelled + 1e-9 * scale + (1e-2 * scale if case.work is NATIVE else 0)
-        bound += MARGIN * case.gradients_iterated[number] * scale
+        if case.witness:
+            bound += MARGIN * e.iterating * scale
+        else:
+            bound += MARGIN * case.gradients_iterated[number] * scale
         if d.kink:
             low, high = sorted((d.left, d.right))
             margin = 10 * d.side_error + 1e-6 * max(abs(low), abs(high))
@@ -163,7 +165,9 @@ def _verdict(
         error = abs(got - d.value) if np.isfinite(got) else np.inf
         ratio = error / bound if bound else (np.inf if error else 0.0)
         size = max(abs(d.value), natural if index is not None else 0.0)
-        if ratio > 1 and d.error > (ROUGH_NATIVE if case.work is NATIVE else ROUGH) * size:
+        rough = d.error > (ROUGH_NATIVE if case.work is NATIVE else ROUGH) * size
+        # of a value that iterates the error is what its tolerance makes of the step, not chance
+        if ratio > 1 and rough and not case.inexact:
             unsure += 1
             power = np.inf if counts else power
             continue

@@ -72,7 +72,7 @@ def test_a_second_derivative_is_asked_by_full_only():
 
 
 def test_a_level_that_there_is_not():
-    with pytest.raises(ValueError, match="level must be one of .quick., .full., got .fast.; "):
+    with pytest.raises(ValueError, match=r"level must be one of .quick., .full., got .fast.; "):
         check_vjp(fnnet.lin, lin_args(), level="fast")
 
 

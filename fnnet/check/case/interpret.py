@@ -23,6 +23,9 @@ INLINED = {"jit": "jaxpr", "pjit": "jaxpr", "closed_call": "call_jaxpr", "core_c
 INLINED |= {"checkpoint": "jaxpr", "remat2": "jaxpr"}
 # derivatives are taken already: the rules that are left are of no use
 _PRIMAL = {"custom_jvp_call": "call_jaxpr", "custom_vjp_call": "call_jaxpr"}
+_PRIMAL |= {"custom_vmap_call": "call", "linear_call": "callee"}
+# these are compiled anew, or in many pieces, each time that they are run alone
+_COMPILED = frozenset(("pallas_call", "call_hi_primitive", "custom_linear_solve", "ffi_call"))
 _LOOPS = ("scan", "while", "cond")
 
 # what NumPy is given: so many elements to compute at most, and so many equations JAX has to run,
@@ -206,7 +209,7 @@ def _steps(jaxpr: Any, foreign: set[Any]) -> float:
         if name in INLINED or name in _PRIMAL or name in _LOOPS:
             trips = eqn.params["length"] if name == "scan" else 1
             total += sum(trips * _steps(j, foreign) for j in core.jaxprs_in_params(eqn.params))
-        elif _rounds(eqn):
+        elif _rounds(eqn) or name in _COMPILED:
             return float("inf")
         elif _by_numpy(eqn) is None:
             foreign.add((name, *(str(v.aval) for v in eqn.invars)))

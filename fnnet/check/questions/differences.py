@@ -139,7 +139,9 @@ def _verdict(
         index, got, d = a.index, a.got, a.d
         counts = not case.witness and (a.reach > 0 if index is None else everywhere)
         seen |= counts
-        if not np.isfinite(d.value) or (not np.isfinite(got) and not d.reliable):
+        # no number is wrong where differences have one; where autodiff has none either, its to say
+        no_number = not np.isfinite(got) and (case.witness or not d.reliable)
+        if not np.isfinite(d.value) or no_number:
             unsure += 1
             power = np.inf if counts else power
             continue

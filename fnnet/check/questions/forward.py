@@ -197,11 +197,15 @@ def _oracle(e: Evidence, rows: list[Arrays]) -> tuple[Arrays, Arrays]:
 
 def _convicted(e: Evidence, k: int, c: Compared, v: Arrays) -> tuple[tuple[int, ...] | None, int]:
     """The worst element against which differences speak; how many they leave open."""
+    case = e.case
     ratio = np.where(c.bad, c.error / np.maximum(c.bound, 1e-300), -1.0)
     unsettled = max(0, int(c.bad.sum()) - TRIES)
     for flat in np.argsort(-ratio, axis=None)[: min(TRIES, int(c.bad.sum()))]:
         index = tuple(int(i) for i in np.unravel_index(flat, ratio.shape))
         got, want = np.real(c.got[index]), np.real(c.want[index])
+        if not np.isfinite(got) and case.reverse and not _finite(e.hand):
+            unsettled += 1  # the reverse has no number here either: a singular point
+            continue
         if not np.isfinite(got) or np.iscomplexobj(c.want):
             return index, 0
         d = _element(e, k, index, v)
@@ -218,6 +222,10 @@ def _convicted(e: Evidence, k: int, c: Compared, v: Arrays) -> tuple[tuple[int, 
         else:
             unsettled += 1
     return None, unsettled
+
+
+def _finite(xs: Arrays) -> bool:
+    return all(np.isfinite(x).all() for x in xs)
 
 
 def _element(e: Evidence, k: int, index: tuple[int, ...], v: Arrays) -> Any:
@@ -295,7 +303,7 @@ def _by_linearize(e: Evidence, rows: list[Arrays]) -> list[Finding]:
 
 def _adjoint(e: Evidence, pushed: Arrays, v: Arrays) -> list[Finding]:
     case = e.case
-    if any(not np.isfinite(x).all() for x in (*pushed, *e.hand)):
+    if not _finite([*pushed, *e.hand]):
         words = "a derivative is not finite here"
         return [Finding(AGAINST_REVERSE, "skipped", detail=Detail(words=words))]
     forward, reverse = pairing(pushed, case.g), pairing(e.hand, v)

@@ -29,6 +29,8 @@ import hypothesis
 import jax
 import pytest
 
+from tests import marks
+
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -59,6 +61,8 @@ def pytest_runtest_teardown() -> None:
         jax.clear_caches()
 
 
+@pytest.hookimpl(tryfirst=True)  # before tests are chosen by their marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The notebooks first: they take longest, and workers that end early can share what is left."""
     items.sort(key=lambda item: "test_notebooks" not in item.nodeid)
+    marks.each_value_once(items)

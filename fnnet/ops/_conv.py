@@ -31,7 +31,8 @@ Two forms
     "unfold": p = unfold(x), with rows of length K = kh·kw·c_in, makes of the layer `lin`:
         y = p w + b        dp = g wᵀ, dx = fold(dp)        dw = pᵀ g        db = 1ᵀ g
     with w as a matrix (K, c_out). It needs kh·kw times the memory of x for p, and shows what the
-    direct form computes.
+    direct form computes. On CPUs its products of 16 bits make float32 copies of p, and the two
+    passes in one program may hold one of these more than autodiff's.
 
 Residuals
     x and w, the caller's arrays, in both forms: p is not stored but unfolded again.
@@ -54,9 +55,9 @@ from jax.sharding import PartitionSpec as P
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from fnnet.ops import _conv_sums as sums
 from fnnet.ops._checks import floats, shapes
 from fnnet.ops._compiled import compiled
+from fnnet.ops._conv_sums import Direct, Unfold
 from fnnet.ops._options import OUT_SHARDING, PRECISION, STATIC, choice, whole_number
 from fnnet.ops._window_arguments import require_holdable
 from fnnet.ops._windows import Padding, Pair, Windows, require_image
@@ -176,20 +177,14 @@ def _forward(
     windows = Windows.of("conv2d", x.shape, w.shape[:2], stride, padding, dilation)
     out = result_sharding("conv2d", out_sharding, 4, x, w)
     if form == "unfold":  # with loops or slices, which know nothing of shardings
-        unfold = partial(
-            _by_unfold,
-            windows=windows,
-            groups=groups,
-            precision=precision,
-            apart=out is not None,
-        )
+        unfold = partial(_by_unfold, sums=Unfold(windows, groups, precision, out is not None))
         return forward_with_axes_automatic(unfold, (x, w) if b is None else (x, w, b), out=out)
     dtype = jnp.result_type(x, w) if b is None else jnp.result_type(x, w, b)
     x, w = x.astype(dtype), w.astype(dtype)
     if windows.none:
         y = lax.full_like(x, 0, shape=(x.shape[0], *windows.count, w.shape[3]))
         return y if out is None else jax.reshard(y, out)
-    y = sums.to_y(x, w, windows, groups, precision, out)
+    y = Direct(windows, groups, precision).to_y(x, w, out)
     if b is not None and out is not None:
         b = jax.reshard(b, NamedSharding(out.mesh, P(out.spec[-1])))
     return (y if b is None else _with_bias(y, b)).astype(dtype)
@@ -200,17 +195,13 @@ def _by_unfold(
     w: jax.Array,
     b: jax.Array | None = None,
     *,
-    windows: Windows,
-    groups: int,
-    precision: Precision,
-    apart: bool,
+    sums: Unfold,
 ) -> jax.Array:
     dtype = jnp.result_type(x, w) if b is None else jnp.result_type(x, w, b)
     x, w = x.astype(dtype), w.astype(dtype)
-    if windows.none:
-        return lax.full_like(x, 0, shape=(x.shape[0], *windows.count, w.shape[3]))
-    wide = dtype if b is None else accumulator(x, w)
-    y = sums.unfold_to_y(x, w, windows, groups, precision, dtype=wide, apart=apart)
+    if sums.windows.none:
+        return lax.full_like(x, 0, shape=(x.shape[0], *sums.windows.count, w.shape[3]))
+    y = sums.to_y(x, w, dtype if b is None else accumulator(x, w))
     return (y if b is None else _with_bias(y, b)).astype(dtype)
 
 
@@ -245,21 +236,20 @@ def conv2d_fwd(
         out_sharding=out_sharding,
     )
     windows = Windows.of("conv2d", x.shape, w.shape[:2], stride, padding, dilation)
-    static = Static((windows, groups, form, precision, out_sharding is not None))
-    return y, (x, w, None if b is None else Like.of(b), static)
+    sums: Direct | Unfold = Direct(windows, groups, precision)
+    if form == "unfold":
+        sums = Unfold(windows, groups, precision, out_sharding is not None)
+    return y, (x, w, None if b is None else Like.of(b), Static(sums))
 
 
 def conv2d_bwd(res: Residuals, g: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array | None]:
     """residuals, CT y -> CT x, CT w, CT b."""
     x, w, b, static = res
-    windows, groups, form, precision, apart = static.value
-    if windows.none:
+    sums: Direct | Unfold = static.value
+    if sums.windows.none:
         return jnp.zeros_like(x), jnp.zeros_like(w), None if b is None else sum_to(g, b)
-    to_x, to_w = sums.to_x, sums.to_w
-    if form == "unfold":
-        to_x, to_w = (partial(f, apart=apart) for f in (sums.unfold_to_x, sums.unfold_to_w))
-    dw = to_w(x.astype(g.dtype), g, windows, groups, precision).astype(w.dtype)
-    dx = to_x(w.astype(g.dtype), g, windows, groups, precision).astype(x.dtype)
+    dw = sums.to_w(x.astype(g.dtype), g).astype(w.dtype)
+    dx = sums.to_x(w.astype(g.dtype), g).astype(x.dtype)
     return dx, dw, None if b is None else sum_to(g, b)
 
 

@@ -65,9 +65,9 @@ from fnnet.ops._checks import describe, floats
 from fnnet.ops._compiled import compiled
 from fnnet.ops._options import choice, number, whole_number
 from fnnet.ops._sample_losses import (
+    LossOptions,
     OfClass,
     OfDistribution,
-    Options,
     Reduction,
     as_labels,
     cotangent_of_class,
@@ -81,7 +81,7 @@ from fnnet.ops._sample_weights import Weights, of_weights, reduced, shares, weig
 from fnnet.rules import register
 
 Residuals: TypeAlias = tuple[
-    jax.Array, jax.Array, Weights, OfClass | OfDistribution, jax.Array | None, Options
+    jax.Array, jax.Array, Weights, OfClass | OfDistribution, jax.Array | None, LossOptions
 ]
 
 
@@ -144,7 +144,7 @@ def cross_entropy(
         weights=weights,
         class_weights=class_weights,
     )
-    options = Options(smoothing, z_loss, ignore_index, reduction)
+    options = LossOptions(smoothing, z_loss, ignore_index, reduction)
     require_labels("cross_entropy", z.shape, labels, Weights(u, v), options)
     return _cross_entropy(z, as_labels(labels), u, v, options=options)
 
@@ -155,7 +155,7 @@ def _forward(
     weights: jax.Array | None,
     class_weights: jax.Array | None,
     *,
-    options: Options,
+    options: LossOptions,
 ) -> jax.Array:
     counts = counting(labels, options)
     if counts is not None:  # autodiff of what follows meets 0 times NaN, else
@@ -171,7 +171,7 @@ def _fwd(
     weights: jax.Array | None,
     class_weights: jax.Array | None,
     *,
-    options: Options,
+    options: LossOptions,
 ) -> tuple[jax.Array, Residuals]:
     given = Weights(weights, class_weights)
     e, of = losses(logits, labels, options, constant_m=True)
@@ -191,7 +191,7 @@ def cross_entropy_fwd(
     reduction: Reduction = "mean",
 ) -> tuple[jax.Array, Residuals]:
     """logits, labels -> loss, residuals."""
-    options = Options(smoothing, z_loss, ignore_index, reduction)
+    options = LossOptions(smoothing, z_loss, ignore_index, reduction)
     return _fwd(logits, as_labels(labels), weights, class_weights, options=options)
 
 
@@ -226,7 +226,7 @@ _CLASSES = "integer classes (...)"
 
 
 def require_labels(
-    op: str, logits: tuple[int, ...], labels: Any, weights: Weights, options: Options
+    op: str, logits: tuple[int, ...], labels: Any, weights: Weights, options: LossOptions
 ) -> None:
     """Raise unless labels, weights and options fit logits of this shape."""
     if not logits:

@@ -62,7 +62,7 @@ from fnnet.ops._checks import describe, floats
 from fnnet.ops._compiled import compiled
 from fnnet.ops._cross_entropy import require_labels
 from fnnet.ops._options import PRECISION, choice, number, whole_number
-from fnnet.ops._sample_losses import OfClass, Options, Reduction, as_labels
+from fnnet.ops._sample_losses import LossOptions, OfClass, Reduction, as_labels
 from fnnet.ops._sample_weights import Weights, of_weights, reduced, shares, weighted
 from fnnet.rules import Precision, accumulator, register
 
@@ -170,7 +170,7 @@ def linear_cross_entropy(
         weights=weights,
         class_weights=class_weights,
     )
-    options = Options(smoothing, z_loss, ignore_index, reduction)
+    options = LossOptions(smoothing, z_loss, ignore_index, reduction)
     _require(rows.shape, table.shape, None if bias is None else bias.shape, labels)
     require_labels(op, (*rows.shape[:-1], table.shape[1]), labels, Weights(u, v), options)
     _require_mode(mode, reduction)
@@ -182,7 +182,7 @@ def _settings(
     x: jax.Array,
     w: jax.Array,
     b: jax.Array | None,
-    options: Options,
+    options: LossOptions,
     softcap: float | None,
     chunk: int | None,
     mode: Mode,
@@ -264,7 +264,7 @@ def linear_cross_entropy_fwd(
     precision: Precision = None,
 ) -> tuple[jax.Array, Recomputed | Ready]:
     """x, w, labels, b, weights -> loss, residuals."""
-    options = Options(smoothing, z_loss, ignore_index, reduction)
+    options = LossOptions(smoothing, z_loss, ignore_index, reduction)
     settings = _settings(x, w, b, options, softcap, chunk, mode, precision)
     return _fwd(x, w, as_labels(labels), b, weights, class_weights, settings=settings)
 

@@ -17,8 +17,8 @@ from jax import lax
 
 from fnnet.ops._options import Number, in_dtype
 from fnnet.ops._sample_losses import (
+    LossOptions,
     OfClass,
-    Options,
     absent,
     cotangent_of_class,
     counting,
@@ -52,7 +52,7 @@ def size_beside(other: Any) -> int:
 class Settings:
     """What the loss is computed with, beside its arrays; a pytree of its numbers."""
 
-    loss: Options
+    loss: LossOptions
     softcap: Number | None
     chunk: int
     in_forward: bool  # chunks of samples, else of classes

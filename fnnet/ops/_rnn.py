@@ -20,6 +20,8 @@ Backward, with g_tpk = ∂L/∂h_tpk
         dwh_jk = Σ_tp h_(t-1)pj da_tpk        dh0_pj = Σ_k da_1pk wh_jk
         dwx_ik = Σ_tp x_tpi da_tpk            dx_tpi = Σ_k da_tpk wx_ik           db_k = Σ_tp da_tpk
     Autodiff adds a dwh up in every step instead: T small products, and T sums of n_h² numbers.
+    The backward steps read wh turned round, a copy made once: faster, above all under `vmap`. But
+    with one sequence on JAX 0.12 scratch memory is a quarter of the arguments above autodiff's.
 
 Residuals
     x, h0, wx, wh: the caller's arrays. h: the result, which gives tanh' without a, by name

@@ -21,7 +21,7 @@ Reduction: TypeAlias = Literal["none", "mean", "sum"]
 
 
 @dataclasses.dataclass(frozen=True)
-class Options:
+class LossOptions:
     """What a loss is computed with, beside its arrays; a pytree of its two numbers."""
 
     smoothing: Number
@@ -31,7 +31,7 @@ class Options:
 
 
 jax.tree_util.register_dataclass(
-    Options, data_fields=["smoothing", "z_loss"], meta_fields=["ignore_index", "reduction"]
+    LossOptions, data_fields=["smoothing", "z_loss"], meta_fields=["ignore_index", "reduction"]
 )
 
 
@@ -70,7 +70,7 @@ def is_distribution(labels: jax.Array) -> bool:
     return jnp.issubdtype(labels.dtype, jnp.floating)
 
 
-def counting(labels: jax.Array, options: Options) -> jax.Array | None:
+def counting(labels: jax.Array, options: LossOptions) -> jax.Array | None:
     """Which samples count, or None for all."""
     ignored = options.ignore_index
     if ignored is None or is_distribution(labels):
@@ -79,7 +79,7 @@ def counting(labels: jax.Array, options: Options) -> jax.Array | None:
     return labels != ignored if info.min <= ignored <= info.max else None
 
 
-def valid(labels: jax.Array, c: int, options: Options) -> jax.Array:
+def valid(labels: jax.Array, c: int, options: LossOptions) -> jax.Array:
     """Which labels are a class, or ignored."""
     known = (labels >= 0) & (labels < c)
     counts = counting(labels, options)
@@ -92,7 +92,7 @@ def hot(labels: jax.Array, c: int) -> jax.Array:
 
 
 def losses(
-    logits: jax.Array, labels: jax.Array, options: Options, *, constant_m: bool
+    logits: jax.Array, labels: jax.Array, options: LossOptions, *, constant_m: bool
 ) -> tuple[jax.Array, OfClass | OfDistribution]:
     """e of each sample, and what its backward pass wants.
 
@@ -145,7 +145,7 @@ def of_class(
     gaps: jax.Array,
     labels: jax.Array,
     c: int,
-    options: Options,
+    options: LossOptions,
 ) -> tuple[jax.Array, OfClass]:
     """e from m, R, z_y and, where there is smoothing, Σ_j (m - z_j)."""
     smoothing, z_loss = (in_dtype(x, m.dtype) for x in (options.smoothing, options.z_loss))
@@ -173,7 +173,7 @@ def cotangent_of_class(
     a: jax.Array,
     of: OfClass,
     c: int,
-    options: Options,
+    options: LossOptions,
     *,
     divided: bool = False,
 ) -> jax.Array:
@@ -195,7 +195,7 @@ def cotangent_of_class(
     return dz if absent(smoothing) else dz - (a * (smoothing / max(c, 1)))[..., None]
 
 
-def _targets(labels: jax.Array, c: int, dtype: Any, options: Options) -> jax.Array:
+def _targets(labels: jax.Array, c: int, dtype: Any, options: LossOptions) -> jax.Array:
     """The smoothed distributions t'."""
     if absent(options.smoothing):
         return labels.astype(dtype)
@@ -211,7 +211,7 @@ def _surprise(d: jax.Array, t: jax.Array, log_s: jax.Array) -> jax.Array:
 
 
 def _of_distribution(
-    logits: jax.Array, labels: jax.Array, m: jax.Array, options: Options
+    logits: jax.Array, labels: jax.Array, m: jax.Array, options: LossOptions
 ) -> tuple[jax.Array, OfDistribution]:
     d = logits.astype(m.dtype) - m
     e = jnp.exp(d)
@@ -228,7 +228,7 @@ def _of_distribution(
 
 
 def cotangents_of_distribution(
-    logits: jax.Array, labels: jax.Array, a: jax.Array, of: OfDistribution, options: Options
+    logits: jax.Array, labels: jax.Array, a: jax.Array, of: OfDistribution, options: LossOptions
 ) -> tuple[jax.Array, jax.Array]:
     """dz and dt."""
     m, log_s, a = of.m[..., None], of.log_s[..., None], a[..., None]

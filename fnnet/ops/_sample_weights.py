@@ -10,7 +10,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from fnnet.ops._sample_losses import Options, counting, is_distribution, valid
+from fnnet.ops._sample_losses import LossOptions, counting, is_distribution, valid
 
 
 class Weights(NamedTuple):
@@ -25,7 +25,7 @@ class Weights(NamedTuple):
         return self.samples is not None or self.classes is not None
 
 
-def weighted(like: jax.Array, labels: jax.Array, given: Weights, options: Options) -> jax.Array:
+def weighted(like: jax.Array, labels: jax.Array, given: Weights, options: LossOptions) -> jax.Array:
     """w = u v_y of each sample: 0 for those that do not count."""
     w = jnp.ones(like.shape, like.dtype)
     for factor in _factors(like, labels, given):
@@ -57,7 +57,7 @@ def total_weight(w: jax.Array) -> jax.Array:
     return jnp.where(jnp.all(w == 0), jnp.ones((), w.dtype), jnp.sum(w))
 
 
-def reduced(e: jax.Array, w: jax.Array, options: Options) -> jax.Array:
+def reduced(e: jax.Array, w: jax.Array, options: LossOptions) -> jax.Array:
     """The losses of the samples as the one that was asked for."""
     if options.reduction == "none":
         return w * e
@@ -65,7 +65,9 @@ def reduced(e: jax.Array, w: jax.Array, options: Options) -> jax.Array:
     return total if options.reduction == "sum" else total / total_weight(w)
 
 
-def shares(g: jax.Array, labels: jax.Array, w: jax.Array, c: int, options: Options) -> jax.Array:
+def shares(
+    g: jax.Array, labels: jax.Array, w: jax.Array, c: int, options: LossOptions
+) -> jax.Array:
     """a, the cotangent of each sample's e; NaN for a label that is no class."""
     a = jnp.broadcast_to(g.astype(w.dtype), w.shape) * w
     if options.reduction == "mean":
@@ -78,7 +80,7 @@ def shares(g: jax.Array, labels: jax.Array, w: jax.Array, c: int, options: Optio
 
 
 def of_weights(
-    g: jax.Array, e: jax.Array, labels: jax.Array, given: Weights, options: Options
+    g: jax.Array, e: jax.Array, labels: jax.Array, given: Weights, options: LossOptions
 ) -> Weights:
     """du and dv, for those that were given."""
     w = weighted(e, labels, given, options)

@@ -198,7 +198,8 @@ def less_share(g: jax.Array, e: jax.Array, s: jax.Array, axis: int = -1) -> jax.
     # The same difference once more, but to a compiler another: it makes it again, and keeps no
     # array of it. Where it matters, at the greatest class, it is the same number, fused into one
     # instruction or not: e is 1 there.
-    return (g - e * lax.optimization_barrier(once)) - e * twice
+    rest: jax.Array = g - e * lax.optimization_barrier(once)
+    return rest - e * twice
 
 
 _log_softmax = register(

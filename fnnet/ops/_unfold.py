@@ -25,6 +25,8 @@ Residuals
     look up, or add up, first one side, then the other (`_patches`). A convolution with one-hot
     kernels would do, as `jax.lax.conv_general_dilated_patches`; but it multiplies by all the zeros
     of U, and its backward is a grouped convolution with as many groups as channels.
+    On CPUs the two passes of large windows, in one program, may hold one array of patches in
+    float32 more than autodiff's: which of them live together is the compiler's choice.
 
 References
     K. Chellapilla, S. Puri, P. Simard, High performance convolutional neural networks for document

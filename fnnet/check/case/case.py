@@ -14,7 +14,8 @@ import numpy as np
 
 from fnnet.check.case.host import calls_host, equations
 from fnnet.check.case.kinds import DERIVATIVES, Rule, rules_in
-from fnnet.check.case.modes import NATIVE, WIDE, Mode, Program, epsilon, narrowed, widened
+from fnnet.check.case.large import LARGE, drawn, lean
+from fnnet.check.case.modes import NATIVE, WIDE, Mode, Program, as_it_is, epsilon, narrowed, widened
 from fnnet.check.case.precision import narrowest
 from fnnet.check.case.subject import Arrays, Subject
 from fnnet.rules import plain
@@ -65,6 +66,8 @@ class Case:
         declared: whether the truth is a `reference` that the caller declared.
         values: the differentiated arrays, in 64 bits.
         g: a random cotangent, nowhere near 0 or constant, exact in every float dtype.
+        large: whether memory is what the check is short of; `values` and `g` are then in 32 bits
+            where they fit.
         work: the mode of the elementwise comparison.
         has_oracle: whether JAX can differentiate the truth.
         witness: whether that oracle holds no hand-written rule that could be wrong as well. Where
@@ -97,6 +100,10 @@ class Case:
         self.seed = seed
         self.values = [widened(v) for v in subject.values]
         self.g = self.cotangent(0)
+        self.large = self.size > LARGE
+        if self.large:
+            self.values = [as_it_is(v) for v in subject.values]
+            self.g = [x.astype(np.complex64 if np.iscomplexobj(x) else np.float32) for x in self.g]
         self.work: Mode = NATIVE
         self.has_oracle = False
         self.witness = False
@@ -108,6 +115,8 @@ class Case:
         self.power: dict[str, float] = {}
         self.residual_bytes: tuple[int | None, int | None] = (None, None)
         self.oracle: Program = self.pull_truth
+        self._lean: dict[Any, Program] = {}
+        self._kept: dict[Any, Any] = {}
         self.iterated = 0.0
         self.gradients_iterated = [0.0] * len(self.values)
 
@@ -245,7 +254,7 @@ class Case:
         rng = self.rng(1, number)
         found = []
         for t in self.out_types(NATIVE):
-            parts = [_drawn(rng, t.shape) for _ in range(2)]
+            parts = [drawn(rng, t.shape) for _ in range(2)]
             is_complex = jnp.issubdtype(t.dtype, jnp.complexfloating)
             found.append(parts[0] + 1j * parts[1] if is_complex else parts[0])
         return found
@@ -271,25 +280,56 @@ class Case:
         self, values: Arrays, g: Arrays, mode: Mode | None = None, others: Any = None
     ) -> Arrays:
         """The rule's gradients, in 64 bits after they were computed in `mode`."""
-        return [
-            widened(x) for x in self._run(self.pull_hand, values, g, mode or self.work, others)[1]
-        ]
+        found = self._gradients(self.pull_hand, values, g, mode or self.work, others)
+        return [widened(x) for x in found[1]]
 
     def by_truth(
         self, values: Arrays, g: Arrays, mode: Mode | None = None, others: Any = None
     ) -> Arrays:
         """The oracle's gradients."""
-        return [widened(x) for x in self._run(self.oracle, values, g, mode or self.work, others)[1]]
+        found = self._gradients(self.oracle, values, g, mode or self.work, others)
+        return [widened(x) for x in found[1]]
 
-    @functools.cache  # noqa: B019
+    def outputs_by_hand(self, mode: Mode) -> tuple[Arrays, Arrays]:
+        """The outputs, floats and others, that the rule's forward pass gives at the arguments."""
+        outs, _, rest = self.hand_at_args(mode)
+        if not self.large:
+            return outs, rest
+        outs, _, rest = self._run(self.pull_hand, self.values, self.g, mode, None)
+        return outs, rest
+
     def hand_at_args(self, mode: Mode) -> Any:
-        """Outputs, gradients and other outputs of the rule, at the caller's arguments."""
-        return self._run(self.pull_hand, self.values, self.g, mode, None)
+        """Outputs, gradients and other outputs of the rule, at the caller's arguments.
 
-    @functools.cache  # noqa: B019
+        Of a large case's outputs there is the largest number of each.
+        """
+        return self._at_args(self.pull_hand, mode)
+
     def truth_at_args(self, mode: Mode) -> Any:
         """The same of the oracle."""
-        return self._run(self.oracle, self.values, self.g, mode, None)
+        return self._at_args(self.oracle, mode)
+
+    def _at_args(self, program: Program, mode: Mode) -> Any:
+        found = self._kept.get((program, mode))
+        if found is None:
+            found = self._gradients(program, self.values, self.g, mode, None)
+            if mode is WIDE or not self.large:
+                self._kept[program, mode] = found
+        return found
+
+    def _gradients(
+        self, program: Program, values: Arrays, g: Arrays, mode: Mode, others: Any
+    ) -> Any:
+        """As `_run`; of a large case with the largest number of each output in its place."""
+        if not self.large:
+            return self._run(program, values, g, mode, others)
+        if (program, mode) not in self._lean:
+            run = functools.partial(lean, program, mode)
+            self._lean[program, mode] = Program(run, lambda: self.calls_host)
+        others = self.subject.others if others is None else others
+        if mode is not WIDE:
+            values, g = mode.cast(values, self.subject.values), self.cast_g(g, mode)
+        return self._lean[program, mode](mode, values, others, g)
 
     @functools.cached_property
     def outputs(self) -> Arrays:
@@ -467,8 +507,3 @@ def _called(f: Any) -> Any:
     while isinstance(f, functools.partial):
         f = f.func
     return f
-
-
-def _drawn(rng: np.random.Generator, shape: tuple[int, ...]) -> Any:
-    size = np.round(rng.uniform(0.5, 2.0, shape) * 64) / 64
-    return size * rng.choice([-1.0, 1.0], shape)

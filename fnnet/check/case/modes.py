@@ -59,7 +59,7 @@ class Program:
     def __init__(
         self, f: Callable[..., Any], calls_host: Callable[[], bool] = lambda: False
     ) -> None:
-        self._f = f
+        self.f = f
         self._calls_host = calls_host
         self._ready: dict[Any, Callable[..., Any]] = {}
         self._light: set[Any] = set()
@@ -74,14 +74,14 @@ class Program:
                     return to_numpy(self._run(mode, args))
                 except _NOT_TRACEABLE:
                     self.traceable = False
-            return to_numpy(self._f(*jax.tree.map(_on_device, args)))
+            return to_numpy(self.f(*jax.tree.map(_on_device, args)))
 
     def traced(self, mode: Mode, *args: Any) -> Any:
         """The function traced in `mode`: a `jax.stages.Traced`, with the jaxpr."""
         key = _key(mode, args)
         if key not in self._traces:
             with mode.context():
-                self._traces[key] = jax.jit(self._f).trace(*args)
+                self._traces[key] = jax.jit(self.f).trace(*args)
         return self._traces[key]
 
     def _run(self, mode: Mode, args: Any) -> Any:
@@ -101,7 +101,7 @@ class Program:
     def _made(self, mode: Mode, args: Any) -> Callable[..., Any]:
         if mode.dtype is np.float64 and self._calls_host():
             # derivatives are taken already: the rules that are left only hide callbacks
-            jaxpr, shape = jax.make_jaxpr(plain(self._f), return_shape=True)(*args)
+            jaxpr, shape = jax.make_jaxpr(plain(self.f), return_shape=True)(*args)
             return _flat(Interpreted(jaxpr, limited=False), shape)
         traced = self.traced(mode, *args)
         if mode.dtype is np.float64 and pays(traced.jaxpr):
@@ -152,15 +152,24 @@ def _numpy(x: Any) -> Any:
 def narrowed(x: Any, dtype: Any) -> Any:
     """A NumPy array in another dtype; what is too large for it becomes infinite, in silence."""
     with np.errstate(all="ignore"):
-        return np.asarray(x).astype(dtype)
+        return np.asarray(x).astype(dtype, copy=False)
 
 
 def widened(x: Any) -> Any:
-    """A NumPy array in 64 (complex: 128) bits, where every smaller one fits exactly."""
+    """A NumPy array in 64 (complex: 128) bits, where every smaller one fits exactly.
+
+    What has them already is not copied: nothing of a case is written to.
+    """
     x = np.asarray(x)
     if jnp.issubdtype(x.dtype, jnp.complexfloating):
-        return x.astype(np.complex128)
-    return x.astype(np.float64)
+        return x.astype(np.complex128, copy=False)
+    return x.astype(np.float64, copy=False)
+
+
+def as_it_is(x: Any) -> Any:
+    """An array as NumPy's, in 32 bits if it has them: whatever is computed of it widens it."""
+    x = np.asarray(x)
+    return x if x.dtype in (np.float32, np.complex64) else widened(x)
 
 
 def in_16_bits(eps: float) -> bool:

@@ -9,7 +9,7 @@ import numpy as np
 
 from fnnet.check.case.case import Case, pull
 from fnnet.check.case.finding import Detail, Finding, Verdict
-from fnnet.check.case.modes import NATIVE, Program, widened
+from fnnet.check.case.modes import NATIVE, Program, as_it_is, widened
 from fnnet.check.case.subject import Arrays
 from fnnet.check.oracle.arbiter import Arbiter
 from fnnet.check.oracle.further import further
@@ -17,6 +17,7 @@ from fnnet.check.oracle.repeatable import difference
 from fnnet.check.oracle.tolerance import (
     MARGIN,
     Compared,
+    few_digits,
     natural_scale,
     scale_of,
     smooth,
@@ -107,15 +108,18 @@ class Evidence:
         """The oracle's."""
         return [widened(x) for x in self.case.truth_at_args(self.case.work)[1]]
 
-    @functools.cached_property
+    @property
     def hand_native(self) -> Arrays:
         """The rule's gradients in the caller's dtypes."""
-        return [widened(x) for x in self.case.hand_at_args(NATIVE)[1]]
+        return [self._taken(x) for x in self.case.hand_at_args(NATIVE)[1]]
 
-    @functools.cached_property
+    @property
     def truth_native(self) -> Arrays:
         """The oracle's."""
-        return [widened(x) for x in self.case.truth_at_args(NATIVE)[1]]
+        return [self._taken(x) for x in self.case.truth_at_args(NATIVE)[1]]
+
+    def _taken(self, x: Any) -> Any:
+        return as_it_is(x) if self.case.large else widened(x)
 
     @functools.cached_property
     def bounds(self) -> list[Any]:
@@ -125,15 +129,15 @@ class Evidence:
         base = self.truth if case.has_oracle else self.hand
         kinds = [("hand", self.hand)] + ([("truth", self.truth)] if case.has_oracle else [])
         found = [spreads(case, case.work, eps, base=b, which=w) for w, b in kinds]
-        bounds = []
+        bounds: list[Any] = []
         for i, want in enumerate(base):
-            spread = np.max([f[i] for f in found], axis=0)
+            spread = np.array(functools.reduce(np.maximum, [f[i] for f in found]))
             scale = scale_of(want)
             least = case.floor * scale if scale else 4 * eps * natural_scale(case, i)
             if inexact := case.inexact + case.gradients_iterated[i]:
                 least = least + MARGIN * (inexact * scale + self.unsettled[i])
             bounds.append(least + MARGIN * smooth(self._without_jumps(i, spread, want)))
-        return bounds
+        return [few_digits(b) for b in bounds] if case.large else bounds
 
     @functools.cached_property
     def unsettled(self) -> list[Any]:

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fnnet.check.case.case import Case
+from fnnet.check.case.large import signed, widely
 from fnnet.check.case.modes import NATIVE, WIDE, Program
 from fnnet.check.case.subject import Arrays
 from fnnet.check.oracle.tolerance import scale_of
@@ -61,6 +62,13 @@ class Differences:
     def __init__(self, case: Case) -> None:
         self._case = case
         self._program = Program(self._changes, lambda: case.calls_host)
+        # of a large case: arrays are widened inside, so that wide ones need not be held
+        self._widened = Program(
+            lambda values, others, v, g, ts, reached: self._changes(
+                widely(values), others, widely(v), widely(g), ts, reached
+            ),
+            lambda: case.calls_host,
+        )
 
     def _changes(
         self, values: Arrays, others: Arrays, v: Arrays, g: Arrays, ts: Any, reached: Any
@@ -109,7 +117,12 @@ class Differences:
         """
         case, mode = self._case, self._case.work
         ts = np.stack([STEPS, -STEPS], 1).ravel() * base  # the largest first
-        values = mode.cast(case.values if at is None else at, case.subject.values)
+        values = case.values if at is None else at
+        g = case.g if g is None else g
+        program = self._widened if case.large and mode is WIDE else self._program
+        if program is self._program:
+            values, v = (mode.cast(x, case.subject.values) for x in (values, v))
+            g = case.cast_g(g, mode)
         # of what is made of it below, 16 times the error that values so exact may cause is left
         eps = case.value_eps + case.inexact / 64
         ts = ts.astype(np.float64 if mode.dtype is not None else np.float32)
@@ -118,12 +131,12 @@ class Differences:
         found = []
         reached = None
         for part in parts:
-            reached, moved = self._program(
+            reached, moved = program(
                 mode,
                 values,
                 case.subject.others,
-                mode.cast(v, case.subject.values),
-                case.cast_g(case.g if g is None else g, mode),
+                v,
+                g,
                 part,
                 reached,
             )
@@ -171,7 +184,10 @@ class Differences:
         v = [np.zeros_like(x) for x in case.values]
         x = case.values[number]
         rng = case.rng(3, number, draw)
-        r = rng.choice([-1.0, 1.0], x.shape) * rng.uniform(0.5, 1.5, x.shape)
+        if case.large:
+            r = signed(rng, rng.integers(128, 385, x.shape, np.uint16).astype(np.float32) / 256)
+        else:
+            r = rng.choice([-1.0, 1.0], x.shape) * rng.uniform(0.5, 1.5, x.shape)
         if np.iscomplexobj(x):
             r = r + 1j * rng.choice([-1.0, 1.0], x.shape)
         v[number] = np.asarray(r * np.maximum(np.abs(x), 1e-3 * (scale_of(x) or 1.0)))

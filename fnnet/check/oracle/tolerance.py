@@ -13,15 +13,19 @@ Nothing grows with the size of an array.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 
 from fnnet.check.case.case import Case
-from fnnet.check.case.modes import Mode
+from fnnet.check.case.large import signed
+from fnnet.check.case.modes import NATIVE, Mode
 from fnnet.check.case.subject import Arrays
 
+# numbers looked at at once, in a large array
+PART = 1 << 18
 DRAWS = 3
 MARGIN = 16.0
 
@@ -53,29 +57,87 @@ class Compared:
         """The element with the largest error in terms of its bound."""
         if self.error.size == 0:
             return None
-        ratio = np.where(self.error > 0, self.error / np.maximum(self.bound, 1e-300), 0.0)
-        return tuple(int(i) for i in np.unravel_index(np.argmax(ratio), ratio.shape))
+        worst, at, start = -1.0, 0, 0
+        for error, bound in zip(parts(self.error), parts(self.bound), strict=True):
+            ratio = np.where(error > 0, error / np.maximum(bound, 1e-300), 0.0).reshape(-1)
+            k = int(np.argmax(ratio))
+            if not ratio[k] <= worst:
+                worst, at = float(ratio[k]), start + k
+            start += ratio.size
+        return tuple(int(i) for i in np.unravel_index(at, self.error.shape))
 
 
 def scale_of(x: Any) -> float:
     """The largest finite size in an array."""
-    sizes = np.abs(x[np.isfinite(x)])
-    return float(sizes.max(initial=0.0))
+    return max((_scale_of(part) for part in parts(x)), default=0.0)
+
+
+def _scale_of(x: Any) -> float:
+    sizes = np.abs(x)
+    return float(np.max(sizes, initial=0.0, where=np.isfinite(sizes)))
+
+
+def parts(x: Any) -> Iterator[Any]:
+    """An array in parts of a size that costs no memory to speak of."""
+    if x.size <= PART:
+        yield x
+        return
+    if not any(x.strides):  # one number, spread
+        one = x[(0,) * x.ndim]
+        for start in range(0, x.size, PART):
+            yield np.broadcast_to(one, (min(PART, x.size - start),))
+        return
+    flat = x.reshape(-1)
+    for start in range(0, flat.size, PART):
+        yield flat[start : start + PART]
+
+
+def few_digits(x: Any) -> Any:
+    """A bound in 32 bits, not below what it was; what is too small for them is the smallest."""
+    return np.nextafter(np.maximum(x, 1e-37).astype(np.float32), np.float32(np.inf))
 
 
 def compared(got: Any, want: Any, bound: Any) -> Compared:
     """Compare two arrays; `bound` is one number or one for each element."""
     got, want = np.asarray(got), np.asarray(want)
+    bound = np.broadcast_to(np.asarray(bound), want.shape)
+    error, bad, unclear = by_parts(_far, got, want, bound)
+    return Compared(got, want, error, bound, bad, unclear, scale_of(want))
+
+
+def _far(got: Any, want: Any, bound: Any) -> tuple[Any, Any, Any]:
+    """The error, where it is not allowed, and where it is unclear whether it is one."""
     both_nan = np.isnan(got) & np.isnan(want)
     same = (got == want) | both_nan
-    with np.errstate(all="ignore"):
-        error = np.where(same, 0.0, np.abs(got - want))
-    want_finite, got_finite = np.isfinite(want), np.isfinite(got)
+    want_finite = np.isfinite(want)
     unclear = ~same & ~want_finite
-    error = np.where(want_finite & ~got_finite, np.inf, np.where(unclear, 0.0, error))
-    bound = np.broadcast_to(np.asarray(bound, float), want.shape)
-    bad = ~same & want_finite & ~(error <= bound)
-    return Compared(got, want, error, bound, bad, unclear, scale_of(want))
+    with np.errstate(all="ignore"):
+        error = np.asarray(np.abs(got - want))
+    error[same | unclear] = 0.0
+    error[want_finite & ~np.isfinite(got)] = np.inf
+    return error, ~same & want_finite & ~(error <= bound), unclear
+
+
+def by_parts(f: Callable[..., Any], *arrays: Any) -> tuple[Any, ...]:
+    """The arrays that `f` gives for some of one shape, element by element.
+
+    Of large arrays part by part, so that no memory goes into what is on the way, and floats are
+    kept in 32 bits.
+    """
+    shape = arrays[0].shape
+    if arrays[0].size <= PART:
+        return tuple(f(*arrays))
+    results: list[Any] = []
+    start = 0
+    for some in zip(*map(parts, arrays), strict=True):
+        found = f(*some)
+        if not results:
+            dtypes = [np.float32 if x.dtype == np.float64 else x.dtype for x in found]
+            results = [np.empty(shape, t) for t in dtypes]
+        for full, x in zip(results, found, strict=True):
+            full.reshape(-1)[start : start + x.size] = x
+        start += some[0].size
+    return tuple(results)
 
 
 def perturbed(case: Case, draw: int, eps: float) -> tuple[Arrays, Arrays]:
@@ -83,9 +145,16 @@ def perturbed(case: Case, draw: int, eps: float) -> tuple[Arrays, Arrays]:
     rng = case.rng(2, draw)
 
     def moved(x: Any) -> Any:
+        if case.large:
+            way = signed(rng, rng.integers(43, 171, x.shape, np.uint8).astype(np.float64))
+            way *= eps / 85
+            way += 1
+            return np.multiply(way, x, out=way) if np.isrealobj(x) else way * x
         return x * (1 + eps * rng.uniform(0.5, 2.0, x.shape) * rng.choice([-1.0, 1.0], x.shape))
 
-    return [moved(x) for x in case.values], [moved(x) for x in case.g]
+    values = [moved(x) for x in case.values]
+    # linear in g: its rounding moves a gradient by no more than the floor, in 64 bits
+    return values, case.g if case.large and case.work is not NATIVE else [moved(x) for x in case.g]
 
 
 def spreads(case: Case, mode: Mode, eps: float, *, base: Arrays, which: str) -> list[Any]:
@@ -93,18 +162,25 @@ def spreads(case: Case, mode: Mode, eps: float, *, base: Arrays, which: str) -> 
     key = (mode.name, eps, which)
     if key not in case.sensitivity:
         evaluate = case.by_truth if which == "truth" else case.by_hand
-        found = [np.zeros(b.shape) for b in base]
+        found = [np.zeros(b.shape, np.float32 if case.large else np.float64) for b in base]
         for draw in range(DRAWS):
             moved = evaluate(*perturbed(case, draw, eps), mode)
-            for i, (m, b) in enumerate(zip(moved, base, strict=True)):
+            for f, m, b in zip(found, moved, base, strict=True):
                 with np.errstate(all="ignore"):
-                    found[i] = np.fmax(found[i], np.nan_to_num(np.abs(m - b), nan=0.0, posinf=0.0))
+                    far = np.asarray(np.abs(m - b))
+                far[~np.isfinite(far)] = 0.0
+                np.fmax(f, far, out=f)
+            del moved, m
+        if case.large and which == "hand":
+            return found
         case.sensitivity[key] = found
     return case.sensitivity[key]
 
 
 def typical(x: Any) -> Any:
     """The 90th percentile: what most elements stay below, however few are extreme."""
+    if x.size > PART:
+        x = x.reshape(-1)[:: x.size // PART]
     return np.quantile(np.nan_to_num(x), 0.9) if x.size else 0.0
 
 
@@ -120,13 +196,19 @@ def without_jumps(spread: Any, want: Any, beside: Callable[[], Any]) -> Any:
     the gradients `beside` the point are a few numbers over and over; or the oracle is unreliable,
     and the spread says so.
     """
-    jumps = spread > 1e-3 * np.maximum(np.abs(np.where(np.isfinite(want), want, 0)), scale_of(want))
+    (jumps,) = by_parts(functools.partial(_jumps, scale_of(want)), spread, want)
     if 2 * jumps.sum() > jumps.size:
         near = np.sort(np.real(beside()), 0)
         with np.errstate(all="ignore"):
             steps = np.diff(near, axis=0) > 3e-3 * np.max(np.abs(near), initial=0.0)
         jumps &= np.isfinite(near).all(0) & (2 * steps.sum(0) <= len(near) - 2)
-    return np.where(jumps, 0.0, spread)
+    spread[jumps] = 0.0
+    return spread
+
+
+def _jumps(scale: float, spread: Any, want: Any) -> tuple[Any]:
+    sizes = np.abs(np.where(np.isfinite(want), want, 0))
+    return (spread > 1e-3 * np.maximum(sizes, scale),)
 
 
 def natural_scale(case: Case, number: int) -> float:

@@ -27,6 +27,9 @@ def ask(e: Evidence) -> list[Finding]:
         detail = Detail(words=words)
         return [Finding(NAME, "wrong", diagnosis="nondeterministic", detail=detail)]
     steady = Finding(NAME, "correct")
+    if e.case.large:
+        words = "uncompiled, every intermediate result would be held: ask it with smaller arguments"
+        return [steady, Finding(NAME_JIT, "skipped", detail=Detail(words=words))]
     try:
         uncompiled = _eagerly(e)
     except Exception as error:

@@ -56,7 +56,7 @@ def ask(e: Evidence) -> list[Finding]:
         c = compared(got[i], want[i], e.bounds[i])
         # a gradient that is 0 but for rounding is judged at the scale of what cancels in it
         scale = max(c.scale, 1e-6 * natural_scale(case, i)) or 1.0
-        case.power[path] = float(np.quantile(c.bound, 0.9) / scale) if c.bound.size else 0.0
+        case.power[path] = float(typical(c.bound) / scale)
         if c.bad.any() and not (c.bad & ~excused(c, e.cancelled)).any():
             detail = Detail(words=CANCELS)
             e.doubt(i, c.bad)

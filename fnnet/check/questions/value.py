@@ -6,6 +6,7 @@ there belongs to another function.
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from fnnet.check.case.case import Case
 from fnnet.check.case.finding import Detail, Finding
 from fnnet.check.case.modes import NATIVE, Mode, Program, epsilon, widened
 from fnnet.check.oracle.evidence import Evidence, finding
-from fnnet.check.oracle.tolerance import MARGIN, Compared, compared, scale_of
+from fnnet.check.oracle.tolerance import MARGIN, Compared, by_parts, compared, scale_of
 
 NAME = "value under differentiation"
 ROUNDINGS = 64  # by which two ways to write one value may differ
@@ -59,20 +60,19 @@ def in_mode(e: Evidence, mode: Mode, name: str) -> list[Finding]:
     case = e.case
     values = mode.cast(case.values, case.subject.values)
     want, want_rest = case.forward(mode, values, case.subject.others)
-    got, _, got_rest = case.hand_at_args(mode)
+    got, got_rest = case.outputs_by_hand(mode)
     eps = case.native_eps if mode is NATIVE else case.work_eps
     # the two may be written differently; rounding of the arguments is the least they differ by
-    moved = mode.cast([x * (1 + 4 * eps) for x in case.values], case.subject.values)
+    moved = mode.cast([widened(x) * (1 + 4 * eps) for x in case.values], case.subject.values)
     near, _ = case.forward(mode, moved, case.subject.others)
     findings = []
     for k, (a, b, other) in enumerate(zip(got, want, near, strict=True)):
         least = ROUNDINGS * max(eps, epsilon(case.out_types(mode)[k].dtype))
         a, b = widened(a), widened(b)
-        with np.errstate(all="ignore"):
-            spread = np.nan_to_num(np.abs(widened(other) - b), posinf=0.0)
-        spread = np.minimum(spread, 0.01 * scale_of(b))
-        floor = least if mode is NATIVE else max(least, case.floor)
-        c = compared(a, b, floor * (scale_of(b) or eps) + MARGIN * spread)
+        scale = scale_of(b)
+        floor = (least if mode is NATIVE else max(least, case.floor)) * (scale or eps)
+        (bound,) = by_parts(functools.partial(_bound, floor, 0.01 * scale), widened(other), b)
+        c = compared(a, b, bound)
         output = f"output {k}" if len(got) > 1 else "output"
         if mode is NATIVE and case.work is not NATIVE:
             # an infinity by overflow, of a number that is finite in 64 bits
@@ -108,3 +108,10 @@ def _differs(name: str, output: str, c: Compared) -> Finding:
         if np.isnan(c.got[where]):
             words = f"{output}: the value is NaN under differentiation, and is not otherwise"
     return finding(name, output, c, where, "wrong", code, Detail(words=words))
+
+
+def _bound(floor: float, most: float, near: Any, value: Any) -> tuple[Any]:
+    """What the value may differ by: `floor`, and what rounding of the arguments does to it."""
+    with np.errstate(all="ignore"):
+        spread = np.nan_to_num(np.abs(near - value), posinf=0.0)
+    return (floor + MARGIN * np.minimum(spread, most),)

@@ -73,7 +73,7 @@ LEVELS: dict[str, tuple[Any, ...]] = {
     "full": QUESTIONS,
 }
 # a million numbers show these nothing that a thousand do not, and cost them a lot of memory
-SMALL = (second_order, transforms, low_precision)
+SMALL = (transpose, absent, accumulate, second_order, transforms, batch, low_precision)
 QUICK = (
     'level="quick": the gradient alone was asked about, to first order and in the dtypes given. '
     'level="full" also asks about transforms, the second order, other dtypes and devices.'
@@ -249,7 +249,7 @@ def assert_vjp(f: Callable[..., Any], args: Any, **options: Any) -> Report:
 
 
 def _asked(question: Any, e: Evidence) -> list[Finding]:
-    if e.case.large and question in SMALL:
+    if e.case.large and (question in SMALL or (question is forward and e.case.reverse)):
         words = (
             f"{e.case.size} numbers go in and come out; above {LARGE} this is not asked, to save "
             "memory. Ask it with smaller arguments"
@@ -276,6 +276,10 @@ def nothing_to_ask(case: Case) -> Report:
     words = "no argument is a float or complex array: there is nothing to differentiate"
     detail = Detail(words=words, no_rule=not case.allow_no_rule)
     return Report(case.subject.name, (Finding("contract", "undecidable", detail=detail),))
+
+
+def _name(question: Any) -> str:
+    return str(getattr(question, "NAME", question.__name__.rpartition(".")[2]))
 
 
 def make_report(case: Case, findings: list[Finding]) -> Report:

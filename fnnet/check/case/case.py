@@ -185,7 +185,7 @@ class Case:
         """
         other = copy.copy(self)
         other.g = [np.abs(x) for x in self.g]
-        other.sensitivity = {}
+        other.sensitivity, other._kept = {}, {}
         return other
 
     def rng(self, *stream: int) -> np.random.Generator:

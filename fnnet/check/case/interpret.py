@@ -240,7 +240,7 @@ def _host(x: Any) -> Any:
 
 def _bound(eqn: Equation, values: Sequence[Any]) -> list[Any]:
     """An equation run by JAX."""
-    return [_host(x) for x in bind(eqn, [jnp.asarray(x) for x in values])]
+    return [_host(x) for x in bind(eqn, [jax.device_put(x) for x in values])]
 
 
 def _called(eqn: Equation, values: Sequence[Any]) -> list[Any]:

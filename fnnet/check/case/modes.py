@@ -135,7 +135,7 @@ _NOT_TRACEABLE = (
 
 
 def _on_device(x: Any) -> Any:
-    return jnp.asarray(x) if isinstance(x, np.ndarray) else x
+    return jax.device_put(x) if isinstance(x, np.ndarray) else x
 
 
 def to_numpy(tree: Any) -> Any:

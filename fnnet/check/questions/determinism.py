@@ -52,6 +52,6 @@ def ask(e: Evidence) -> list[Finding]:
 def _eagerly(e: Evidence) -> list[np.ndarray]:
     case = e.case
     with NATIVE.context():
-        values = [jax.numpy.asarray(v) for v in NATIVE.cast(case.values, case.subject.values)]
-        g = [jax.numpy.asarray(x) for x in case.cast_g(case.g, NATIVE)]
+        values = [jax.device_put(v) for v in NATIVE.cast(case.values, case.subject.values)]
+        g = [jax.device_put(x) for x in case.cast_g(case.g, NATIVE)]
         return [np.asarray(x) for x in to_numpy(pull(case.hand)(values, case.subject.others, g)[1])]

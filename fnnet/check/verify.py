@@ -267,10 +267,6 @@ def _asked(question: Any, e: Evidence) -> list[Finding]:
         return [Finding(name, "skipped", detail=Detail(words=words))]
 
 
-def _name(question: Any) -> str:
-    return str(getattr(question, "NAME", question.__name__.rpartition(".")[2]))
-
-
 def nothing_to_ask(case: Case) -> Report:
     """The report on a call without an argument that has a derivative."""
     words = "no argument is a float or complex array: there is nothing to differentiate"

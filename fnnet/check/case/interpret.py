@@ -24,8 +24,11 @@ INLINED |= {"checkpoint": "jaxpr", "remat2": "jaxpr"}
 # derivatives are taken already: the rules that are left are of no use
 _PRIMAL = {"custom_jvp_call": "call_jaxpr", "custom_vjp_call": "call_jaxpr"}
 _PRIMAL |= {"custom_vmap_call": "call", "linear_call": "callee"}
-# these are compiled anew, or in many pieces, each time that they are run alone
-_COMPILED = frozenset(("pallas_call", "call_hi_primitive", "custom_linear_solve", "ffi_call"))
+# these are compiled anew, or in many pieces, each time that they are run alone; the last is what
+# is left of a rule without a forward mode, and XLA says so
+_COMPILED = frozenset(
+    ("pallas_call", "call_hi_primitive", "custom_linear_solve", "ffi_call", "custom_lin")
+)
 _LOOPS = ("scan", "while", "cond")
 
 # what NumPy is given: so many elements to compute at most, and so many equations JAX has to run,

@@ -158,9 +158,9 @@ class Differences:
             error += _wobble(central, value)
         side_error = right_error + left_error
         gap = abs(right - left)
-        size = max(abs(right), abs(left))
+        most = max(abs(right), abs(left))
         least = 1e-4 if mode is NATIVE else 1e-7
-        kink = bool(gap > 10 * side_error + least * size) and np.isfinite(gap)
+        kink = bool(gap > 10 * side_error + least * most) and np.isfinite(gap)
         return Derivative(value, error, left, right, side_error, bool(kink))
 
     def element(

@@ -118,11 +118,11 @@ def _far(got: Any, want: Any, bound: Any) -> tuple[Any, Any, Any]:
     return error, ~same & want_finite & ~(error <= bound), unclear
 
 
-def by_parts(f: Callable[..., Any], *arrays: Any) -> tuple[Any, ...]:
+def by_parts(f: Callable[..., Any], *arrays: Any, wide: bool = False) -> tuple[Any, ...]:
     """The arrays that `f` gives for some of one shape, element by element.
 
     Of large arrays part by part, so that no memory goes into what is on the way, and floats are
-    kept in 32 bits.
+    kept in 32 bits unless they are to be `wide`.
     """
     shape = arrays[0].shape
     if arrays[0].size <= PART:
@@ -132,7 +132,7 @@ def by_parts(f: Callable[..., Any], *arrays: Any) -> tuple[Any, ...]:
     for some in zip(*map(parts, arrays), strict=True):
         found = f(*some)
         if not results:
-            dtypes = [np.float32 if x.dtype == np.float64 else x.dtype for x in found]
+            dtypes = [np.float32 if x.dtype == np.float64 and not wide else x.dtype for x in found]
             results = [np.empty(shape, t) for t in dtypes]
         for full, x in zip(results, found, strict=True):
             full.reshape(-1)[start : start + x.size] = x
@@ -177,10 +177,14 @@ def spreads(case: Case, mode: Mode, eps: float, *, base: Arrays, which: str) -> 
     return case.sensitivity[key]
 
 
+def thinned(x: Any) -> Any:
+    """An array, or of a large one some elements, evenly spread."""
+    return x if x.size <= PART else x.reshape(-1)[:: x.size // PART]
+
+
 def typical(x: Any) -> Any:
     """The 90th percentile: what most elements stay below, however few are extreme."""
-    if x.size > PART:
-        x = x.reshape(-1)[:: x.size // PART]
+    x = thinned(x)
     return np.quantile(np.nan_to_num(x), 0.9) if x.size else 0.0
 
 

@@ -6,6 +6,7 @@ something else.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,11 +19,12 @@ from fnnet.check.oracle.evidence import Evidence, finding
 from fnnet.check.oracle.tolerance import (
     MARGIN,
     Compared,
+    by_parts,
     compared,
     natural_scale,
     scale_of,
-    smooth,
     spreads,
+    thinned,
     typical,
 )
 
@@ -170,22 +172,36 @@ def narrow_bound(e: Evidence, i: int, auto: Any, eps: float) -> Any:
     """
     case = e.case
     want = e.right(i, e.hand[i], e.truth[i])
-    want = np.where(np.isfinite(want), want, 0)
     spread = spreads(case, case.work, eps, base=e.truth, which="truth")[i]
-    with np.errstate(all="ignore"):
-        lost = np.abs(auto - want)
-        lost = np.where(np.isfinite(lost), lost, 0.0)
-        lost = np.minimum(lost, 4 * typical(lost) + 64 * eps * np.abs(want))
-        own = np.minimum(np.abs(e.hand[i] - want), 5e3 * case.work_eps * scale_of(want))
-    own = np.nan_to_num(own) * (eps / case.work_eps)
-    own = np.minimum(own, 0.05 * scale_of(want))
-    scale = scale_of(want) or eps * natural_scale(case, i)
-    return (
-        MARGIN * (eps + case.inexact + case.gradients_iterated[i]) * scale
-        + MARGIN / 2 * smooth(np.minimum(spread, 0.5 * np.abs(want) + typical(spread)))
-        + 8 * np.maximum(lost, typical(lost))
-        + 8 * np.maximum(own, typical(own))
-    )
+    scale = scale_of(want)
+    least = MARGIN * (eps + case.inexact + case.gradients_iterated[i])
+    least = least * (scale or eps * natural_scale(case, i))
+
+    def lost(hand: Any, want: Any, auto: Any, spread: Any) -> tuple[Any, Any, Any]:
+        """What autodiff loses; what the rule does in 64 bits; what moving the arguments does."""
+        with np.errstate(all="ignore"):
+            far = np.abs(auto - want)
+            own = np.minimum(np.abs(hand - want), 5e3 * case.work_eps * scale)
+        own = np.minimum(np.nan_to_num(own) * (eps / case.work_eps), 0.05 * scale)
+        return np.where(np.isfinite(far), far, 0.0), own, spread
+
+    def bounded(most: Any, hand: Any, want: Any, auto: Any, spread: Any) -> tuple[Any, Any, Any]:
+        """The same, each no more than what is typical of it explains."""
+        want = np.where(np.isfinite(want), want, 0)
+        far, own, spread = lost(hand, want, auto, spread)
+        far = np.minimum(far, 4 * most[0] + 64 * eps * np.abs(want))
+        return far, own, np.minimum(spread, 0.5 * np.abs(want) + most[2])
+
+    def bound(most: Any, usual: Any, *arrays: Any) -> tuple[Any]:
+        far, own, spread = map(np.fmax, bounded(most, *arrays), usual)
+        return (least + 8 * far + 8 * own + MARGIN / 2 * spread,)
+
+    arrays = (e.hand[i], want, auto, spread)
+    some = [thinned(x) for x in arrays]
+    known = np.where(np.isfinite(some[1]), some[1], 0)
+    most = [typical(x) for x in lost(some[0], known, *some[2:])]
+    usual = [typical(x) for x in bounded(most, *some)]
+    return by_parts(functools.partial(bound, most, usual), *arrays)[0]
 
 
 def excused(c: Compared, noise: Any) -> Any:
@@ -198,6 +214,10 @@ def nearest(got: Any, oracles: Sequence[Any], bound: Any) -> Any:
 
     At a tie or a kink that rounding decides, autodiff in the same dtype decides it the same way.
     """
+    return compared(got, by_parts(_nearest, got, *oracles, wide=True)[0], bound)
+
+
+def _nearest(got: Any, *oracles: Any) -> tuple[Any]:
     best = oracles[0]
     for other in oracles[1:]:
         with np.errstate(all="ignore"):
@@ -205,4 +225,4 @@ def nearest(got: Any, oracles: Sequence[Any], bound: Any) -> Any:
             # the same infinity is near enough: autodiff overflows here too
             closer = (closer | (got == other)) & (got != best)
         best = np.where(closer, other, best)
-    return compared(got, best, bound)
+    return (best,)

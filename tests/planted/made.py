@@ -14,6 +14,18 @@ from jax.interpreters import mlir
 Base: Any = getattr(hi, "HiPrim", None) or hi.VJPHiPrimitive  # JAX 0.12's name, and 0.10's
 
 
+def types_of(f: Callable[..., Any], avals: Any) -> Any:
+    """The types of what `f` gives; it varies over the axes of a mesh that its arguments do."""
+    out = jax.eval_shape(f, *(jax.ShapeDtypeStruct(a.shape, a.dtype) for a in avals))
+
+    def varies(a: Any) -> int:
+        kind = getattr(a, "manual_axis_type", None)  # JAX 0.12's name
+        return len(a.vma if kind is None else kind.varying)
+
+    like = max(avals, key=varies)
+    return jax.tree.map(lambda s: like.update(shape=s.shape, dtype=s.dtype), out)
+
+
 def hijax(expand: Callable[..., Any], **rules: Any) -> Callable[..., Any]:
     """A hijax primitive of arrays that computes `expand`; `rules` are its methods.
 
@@ -25,10 +37,8 @@ def hijax(expand: Callable[..., Any], **rules: Any) -> Callable[..., Any]:
 
     class Op(Base):
         def __init__(self, *avals: Any) -> None:
-            shapes = [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in avals]
-            out = jax.eval_shape(expand, *shapes)
             self.in_avals = avals
-            self.out_aval = jax.tree.map(lambda s: hi.ShapedArray(s.shape, s.dtype), out)
+            self.out_aval = types_of(expand, avals)
             self.params = {}
             super().__init__()
 
@@ -72,8 +82,7 @@ def primitive(name: str, f: Callable[..., Any], *, opaque: bool = False) -> Prim
     p.def_impl(jax.jit(p.bind) if opaque else f)
 
     def abstract(*avals: Any) -> Any:
-        out = jax.eval_shape(f, *(jax.ShapeDtypeStruct(a.shape, a.dtype) for a in avals))
-        return hi.ShapedArray(out.shape, out.dtype)
+        return types_of(f, avals)
 
     p.def_abstract_eval(abstract)
     mlir.register_lowering(p, mlir.lower_fun(f, multiple_results=False))

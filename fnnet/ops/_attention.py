@@ -11,9 +11,7 @@ Forward, with α the scale and M_ij true where query i may look at key j
     m_i  = max_j z_ij        S_i = Σ_j e^(z_ij - m_i)        p_ij = e^(z_ij - m_i) / S_i
     o_ie = Σ_j p_ij v_je
     A query that may look nowhere has the empty sum o_i = 0.
-    Key blocks are taken one after the other. With m_i the largest z_ij so far, S_i the sum of the
-    e^(z_ij - m_i) and O_i that of the e^(z_ij - m_i) v_j, a further block that raises m_i to m'_i
-    rescales what there is by e^(m_i - m'_i) and adds its own. In the end o = O / S.
+    Key blocks are taken one after the other: see _attention_mean.py.
 
 Backward, with g_ie = ∂L/∂o_ie
     dv_je = Σ_i p_ij g_ie                        dp_ij = Σ_e g_ie v_je
@@ -26,6 +24,13 @@ Backward, with g_ie = ∂L/∂o_ie
     A key serves all queries and the G heads of its group: the sums over i run over those too.
     Where p meets g it may be S that moves: Σ_i p_ij g_i is Σ_i e^(z_ij - m_i) (g_i / S_i).
 
+    Σ_j dz_ij = 0. What is left of it by rounding, times what the keys have in common, is an error
+    of dq_i. So o, hence D, and p must be of the same weights. Of several blocks, the forward pass
+    rounds e^(z_ij - m'_i) to 16 bits, m'_i the largest z so far, and rescales later; the backward
+    pass finds these m' again, rounds as it did, and p is that times e^(m'_i - m_i) / S_i.
+    Where p_ij = 1, all other p_i vanish, and D_i = dp_ij. The two are sums in different orders: it
+    is dp_ij that is taken for D_i, so that dz_i is 0, as it is in one block.
+
 Residuals
     q, k, v, the mask and α: the caller's arrays; m and S: two numbers a query (their sum
     l = m + log S, one number, would lose the digits of log S where m is large). z and p, of t s
@@ -35,6 +40,7 @@ Residuals
     "fnnet.attention.o", for policies of `jax.checkpoint`; no policy saves z (`as_one`).
     Sums, z, p and dz in float32 for float16 and bfloat16; as factors of the products with v and g
     weights are rounded to the inputs' dtype, and S and D are sums of the rounded ones (`rounded`).
+    Of the scale and the digits of z - m: see _attention_blocks.py.
     What is hidden leaves no trace, be it NaN: see _hidden.py.
 
 References
@@ -49,33 +55,25 @@ from __future__ import annotations
 
 import math
 from functools import partial
-from typing import NamedTuple, TypeAlias
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
+from fnnet.ops._attention_blocks import Blocks, by_head, by_position, where
+from fnnet.ops._attention_mean import Mean, as_one, is_empty, weighted_mean
 from fnnet.ops._attention_shapes import require_attention
 from fnnet.ops._checks import floats
 from fnnet.ops._compiled import compiled
 from fnnet.ops._hidden import finite, of_others
 from fnnet.ops._options import FLAG, PRECISION, Number, number, whole_number
-from fnnet.ops._rounding import rounded, shift
-from fnnet.ops._tiles import (
-    Blocks,
-    Carry,
-    Options,
-    Start,
-    added,
-    as_one,
-    by_head,
-    by_position,
-    part,
-    where,
-)
-from fnnet.rules import Precision, Static, accumulator, register
+from fnnet.ops._rounding import is_rounded, rounded, shift
+from fnnet.ops._tiles import Carry, Options, Start, added, part
+from fnnet.rules import Precision, Static, register
 
 
 @compiled(
@@ -135,72 +133,9 @@ def attention(
     return _attention(queries, keys, values, shown, learned, options=options)
 
 
-class Mean(NamedTuple):
-    """The result, and what of it the backward pass needs beside the arguments."""
-
-    o: jax.Array  # (..., t, H, e), in the dtype of the arguments
-    exact: jax.Array | None  # o before it was rounded, where D needs it and it was
-    m: jax.Array  # (..., K, G, t, 1), as is S
-    total: jax.Array
-
-
 Residuals: TypeAlias = tuple[
     jax.Array, jax.Array, jax.Array, jax.Array | None, jax.Array | None, Mean, Static
 ]
-
-
-def _mean(
-    q: jax.Array,
-    k: jax.Array,
-    v: jax.Array,
-    mask: jax.Array | None,
-    scale: jax.Array | None,
-    options: Options,
-) -> Mean:
-    dtype = jnp.result_type(q, k, v)
-    if _is_empty(q, k):
-        none = jnp.zeros((*q.shape[:-3], 0, 0, 0, 1), accumulator(q, k, v))
-        return Mean(jnp.zeros((*q.shape[:-1], v.shape[-1]), dtype), None, none, none)
-    blocks = Blocks(q, k, v, mask, scale, options)
-
-    def meet(i: Start, j: Start, m: jax.Array | None = None) -> tuple[jax.Array, ...]:
-        """m with what a pair of blocks adds to it, and the block's S and O."""
-        z, *_ = blocks.logits(i, j)
-        there = jnp.max(z, -1, keepdims=True)
-        m = there if m is None else jnp.maximum(m, there)
-        vj = blocks.factor(part(blocks.v, j, blocks.tiles.sb))
-        p = rounded(jnp.exp(z - shift(m)), v.dtype)
-        o = blocks.product("...rs,...se->...re", p.astype(v.dtype), vj)
-        return m, jnp.sum(p, -1, keepdims=True), o
-
-    def step(state: Carry, i: Start, j: Start) -> Carry:
-        m_old, total, o = (blocks.of_block(x, i) for x in state)
-        m, total_more, o_more = meet(i, j, m_old)
-        rescale = jnp.exp(m_old - shift(m))
-        new = (m, total * rescale + total_more, o * rescale + o_more)
-        return tuple(blocks.put(x, i, y) for x, y in zip(state, new, strict=True))
-
-    if blocks.tiles.is_one:
-        m, total, o = (blocks.put(x, 0, x) for x in meet(0, 0))
-    else:
-        rows = blocks.q.shape[:-1]
-        start = (
-            jnp.full((*rows, 1), -jnp.inf, blocks.wide),
-            jnp.zeros((*rows, 1), blocks.wide),
-            jnp.zeros((*rows, v.shape[-1]), blocks.wide),
-        )
-        state = blocks.tiles.each(step, start, q, k, v, mask, scale)
-        m, total, o = (x[..., : q.shape[-3], :] for x in state)
-    seen = blocks.seen_at_all()
-    if seen is not None:  # of a query that may look nowhere o is 0 / 1
-        total = where(jnp.any(seen, -1, keepdims=True), total, 1)
-    o = o / total
-    if blocks.hides:
-        others = of_others(by_head(v, 1), seen, n=q.shape[-3], queries=False)
-        o = o + others.astype(o.dtype)
-    o = by_position(o)
-    exact = None if blocks.tiles.columns == 1 or o.dtype == dtype else o
-    return Mean(o.astype(dtype), exact, shift(m), total)
 
 
 def _forward(
@@ -212,7 +147,7 @@ def _forward(
     *,
     options: Static,
 ) -> jax.Array:
-    return _mean(q, k, v, mask, scale, options.value).o
+    return weighted_mean(q, k, v, mask, scale, options.value).o
 
 
 def _fwd(
@@ -224,7 +159,7 @@ def _fwd(
     *,
     options: Static,
 ) -> tuple[jax.Array, Residuals]:
-    mean = as_one(partial(_mean, options=options.value))(q, k, v, mask, scale)
+    mean = as_one(partial(weighted_mean, options=options.value))(q, k, v, mask, scale)
     o, m, total = (
         checkpoint_name(x, f"fnnet.attention.{name}")
         for x, name in ((mean.o, "o"), (mean.m, "l"), (mean.total, "l"))
@@ -254,7 +189,7 @@ def attention_bwd(
 ) -> tuple[jax.Array, jax.Array, jax.Array, None, jax.Array | None]:
     """residuals, CT o -> CT q, CT k, CT v, None for the mask, CT scale where it is an array."""
     q, k, v, mask, scale, mean, static = res
-    if _is_empty(q, k):
+    if is_empty(q, k):
         zero = None if scale is None else jnp.zeros_like(scale)
         return jnp.zeros_like(q), jnp.zeros_like(k), jnp.zeros_like(v), None, zero
     blocks = Blocks(q, k, v, mask, scale, static.value)
@@ -279,30 +214,42 @@ def attention_bwd(
     given = g
     if blocks.is_wide:  # p / S g is p g / S: of one number a query and feature, not a key
         g, d = g * over, d * over
-    m, over, g, d = map(blocks.rows, (mean.m, over, g, d))
+    all_of_it = jnp.where(jnp.isfinite(d), mean.total if blocks.is_wide else 1, jnp.inf)
+    rows = tuple(map(blocks.rows, (mean.m, over, g, d, all_of_it)))
 
     def step(sums: Carry, i: Start, j: Start) -> Carry:
-        dq, dk, dv = sums
-        z, seen, qi, kj = blocks.logits(i, j)
-        mi, over_i, gi, di = (blocks.of_block(x, i) for x in (m, over, g, d))
+        dq, dk, dv, top = sums
+        y, seen, qi, kj = blocks.products(i, j)
+        m, over, gi, di, all_i = (blocks.of_block(x, i) for x in rows)
         vj = part(blocks.v, j, blocks.tiles.sb)
         gi, vj, qi, kj = map(blocks.factor, (gi, vj, qi, kj))
-        p = rounded(jnp.exp(z - mi), v.dtype)
-        p = p if blocks.is_wide else p * over_i
+        if top is not None:
+            # p does not depend on it
+            highest = lax.stop_gradient(blocks.top(y, seen, blocks.of_block(top, i)))
+            top = blocks.put(top, i, highest)
+            m, over = shift(highest), over * blocks.rescaled(highest, m)
+        p = rounded(blocks.weights(y, seen, m), v.dtype)
+        p = p if blocks.is_wide else p * over
         dp = blocks.product("...re,...se->...rs", gi, vj)
         if one_column:
             sum_i = jnp.sum(p * dp, -1, keepdims=True)
-            di = di + (sum_i * over_i if blocks.is_wide else sum_i)
+            di = di + (sum_i * over if blocks.is_wide else sum_i)
+        else:
+            di = jnp.where(p < all_i, di, dp)
         dz = where(seen, p * (dp - di), 0)
         dqi = blocks.of_block(dq, i) + blocks.product("...rs,...sd->...rd", dz, kj)
         return (
             blocks.put(dq, i, dqi),
             added(dk, j, blocks.product("...rs,...rd->...sd", dz, qi)),
             added(dv, j, blocks.product("...rs,...re->...se", p.astype(g.dtype), gi)),
+            top,
         )
 
-    start = tuple(jnp.zeros_like(x, dtype=wide) for x in (blocks.q, blocks.k, blocks.v))
-    dq, dk, dv = blocks.tiles.each(step, start, q, k, v, mask, scale, like)
+    zeros = (jnp.zeros_like(x, dtype=wide) for x in (blocks.q, blocks.k, blocks.v))
+    top = None
+    if is_rounded(wide, v.dtype) and not one_column:  # rounded as the forward pass did it
+        top = jnp.full((*blocks.q.shape[:-1], 1), -jnp.inf, wide)
+    dq, dk, dv, _ = blocks.tiles.each(step, (*zeros, top), q, k, v, mask, scale, like)
     dq, dk, dv = dq[..., :t, :], dk[..., :s, :], dv[..., :s, :]
     if blocks.hides:
         others = of_others(given, blocks.seen_at_all(), n=s, queries=True)
@@ -312,7 +259,7 @@ def attention_bwd(
         queries = by_head(blocks.factor(q), blocks.groups)
         dscale = jnp.sum(queries.astype(wide) * dq).astype(scale.dtype)
     dq = by_position(dq * blocks.scale)
-    dk = dk if blocks.is_wide else dk * blocks.scale
+    dk = dk if blocks.is_wide else dk * blocks.steep
     dk, dv = jnp.moveaxis(dk, -3, -2), jnp.moveaxis(dv, -3, -2)
     return dq.astype(q.dtype), dk.astype(k.dtype), dv.astype(v.dtype), None, dscale
 
@@ -328,8 +275,3 @@ def _options(
         return Static(Options(causal, None, block, precision)), scale
     number = 1 / math.sqrt(max(q.shape[-1], 1)) if scale is None else float(scale)
     return Static(Options(causal, number, block, precision)), None
-
-
-def _is_empty(q: jax.Array, k: jax.Array) -> bool:
-    """Whether there are no heads, no queries or no keys."""
-    return 0 in (*q.shape[-3:-1], *k.shape[-3:-1])

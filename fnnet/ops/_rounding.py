@@ -24,9 +24,13 @@ def rounded(p: jax.Array, dtype: Any) -> jax.Array:
     As a factor of a product a weight is rounded. The sum it is divided by, and the derivative,
     must be those of the same weights: then the weights add up to 1, and their dz to 0.
     """
-    digits = _kind(dtype).nmant
-    return p if digits >= _kind(p.dtype).nmant else lax.reduce_precision(p, 8, digits)
+    return lax.reduce_precision(p, 8, _digits(dtype)) if is_rounded(p.dtype, dtype) else p
 
 
-def _kind(dtype: Any) -> Any:
-    return jnp.finfo(dtype)  # type: ignore[no-untyped-call]
+def is_rounded(wide: Any, dtype: Any) -> bool:
+    """Whether weights in the `wide` dtype lose digits as factors of numbers of `dtype`."""
+    return _digits(dtype) < _digits(wide)
+
+
+def _digits(dtype: Any) -> int:
+    return int(jnp.finfo(dtype).nmant)  # type: ignore[no-untyped-call]

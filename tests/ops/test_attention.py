@@ -219,12 +219,15 @@ def test_what_is_saved_by_name(block):
     assert nothing == rule + (1 if block is None else 2)
 
 
-@pytest.mark.parametrize(("shared", "block"), [("q", None), ("kv", 4)])
-def test_bfloat16_under_vmap_and_jacrev(shared, block):
-    """Batches that an argument does not have give products of axes like none written here."""
-    args = qkv(n=1, t=3, s=5, dtype="bfloat16")
+@pytest.mark.parametrize(("axes", "block"), [((None, None, 0), None), ((0, None, None), 4)])
+def test_bfloat16_under_vmap_and_jacrev(axes, block):
+    """Batches that an argument does not have give products of axes like none written here.
+
+    In dv = Σ_i p_ij g_ie it is p, summed over an axis that is not its last, that has no such batch:
+    where v alone is mapped, and under `jacrev`. Of a batch axis of size 1 nothing is left to see.
+    """
+    args = qkv(n=2, t=3, s=5, dtype="bfloat16")
     several = [jnp.stack([a, -a, a / 2]) for a in args]
-    axes = (None, 0, 0) if shared == "q" else (0, None, None)
     given = [a if axis is None else b for a, b, axis in zip(args, several, axes, strict=True)]
 
     def each(f):
@@ -244,12 +247,10 @@ def test_as_exact_as_jax_nn(dtype, block):
     """Against float64: scores of 1 to 4e4, values far from 0; medians of the largest errors.
 
     At 4e4 keys that look alike share a weight and dq is a difference of equals: right where the dz
-    of a query add up to 0 exactly, in one block of keys.
+    of a query add up to 0 exactly.
     """
     ratios = []
-    for number, (scores, offset) in enumerate(
-        ((1, 0), (36, 10), (400, 0), (4e4, 0))[: 4 if block is None else 3]
-    ):
+    for number, (scores, offset) in enumerate(((1, 0), (36, 10), (400, 0), (4e4, 0))):
         ks = jax.random.split(jax.random.key(number), 4)
         q, k, v, g = (jax.random.normal(key, (2, 64, 2, 16), "float64") for key in ks)
         # keys in pairs that are nearly alike: else one weight is 1, and every derivative is 0
@@ -277,4 +278,4 @@ def test_as_exact_as_jax_nn(dtype, block):
             peer = error(jax.nn.dot_product_attention)
         ratios.append(error(lambda *a: attention(*a, block=block)) / peer)
     assert np.median(ratios) <= 1.01  # of float32 both have the error of the logits
-    assert np.max(ratios) <= 1.5
+    assert np.max(ratios) <= (2 if dtype == "float32" else 1.5)

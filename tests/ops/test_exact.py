@@ -6,7 +6,7 @@ extended precision, given the same rounded inputs. An error is the greatest of a
 that has no samples: of the leaf), relative to the greatest number there, in units of rounding of
 the dtype. It may be
 
-- at most `FACTOR` times the best peer's, or `FLOOR` units, where the peer has luck;
+- at most `factor` times the best peer's, or `FLOOR` units, where the peer has luck;
 - and at most `within` units, whatever the peers do, where the row says so: there fnnet keeps the
   digits that peers lose.
 
@@ -46,6 +46,7 @@ class Row(NamedTuple):
         peers: by name, functions as `op`.
         torch: the same as a function of the module `torch` that returns such a function.
         within: units of rounding the error may have, whatever the peers' is; None for any.
+        factor: how many times the best peer's error may be had.
         alone: whether the samples, along the first axis, are compared one by one.
     """
 
@@ -57,6 +58,7 @@ class Row(NamedTuple):
     peers: Mapping[str, Callable[..., Any]]
     torch: Callable[[Any], Callable[..., Any]] | None = None
     within: float | None = None
+    factor: float = FACTOR
     alone: bool = True
 
 
@@ -124,6 +126,52 @@ def _linear(mode: str) -> Row:
     )
 
 
+def _heads(rng: np.random.Generator, most: float) -> list[Any]:
+    """q, k, v: offsets of values and keys, scales, scores up to 10^9, keys nearly alike."""
+    shapes = (24, 1, 12), (48, 1, 12), (48, 1, 12)  # so that 1/√12 has all digits
+    drawn = []
+    for q_by, k_by, k_off, v_by, v_off, apart in (
+        *((1, 1, 0, 1, 10.0**k, 1) for k in range(7)),
+        *((1, 1, 10.0**k, 1, 0, 1) for k in range(7)),
+        *((10.0**k, 10.0**-k, 0, 1, 0, 1) for k in (-18, -6, 0, 6, 18)),
+        *((1, 1, 0, 10.0**k, 0, 1) for k in (-18, -6, 6, 18)),
+        *((s**0.5, s**0.5, 0, 1, 0, 1) for s in (5, 30, 400, 4e4, 1e9)),
+        *((s**0.5, s**0.5, 0, 1, 0, 1 / s) for s in (5, 36, 400, 4e4)),
+    ):
+        q, k, v = (rng.normal(size=shape) for shape in shapes)
+        if apart < 1:
+            k[24:] = k[:24] + apart * k[24:]
+        drawn.append((q_by * q, k_by * k + k_off, v_by * v + v_off))
+    return [np.clip(np.stack(a), -most / 8, most / 8) for a in zip(*drawn, strict=True)]
+
+
+def _by_jax_nn(q: Any, k: Any, v: Any) -> Any:
+    """`jax.nn.dot_product_attention`; of float16, which it cannot compile on a CPU, its text."""
+    if q.dtype != "float16":
+        return jax.nn.dot_product_attention(q, k, v)
+    z = jnp.einsum("nthd,nshd->nhts", q, k, preferred_element_type="float32")
+    p = jax.nn.softmax(z / np.float32(np.sqrt(q.shape[-1])), -1)
+    return jnp.einsum("nhts,nshe->nthe", p.astype(q.dtype), v)
+
+
+def _attention(block: int | None) -> Row:
+    return Row(
+        f"attention, blocks of {block}",
+        lambda *args: fnnet.attention(*args, block=block),
+        twin.attention,
+        twin.attention_vjp,
+        _heads,
+        {"jax.nn": _by_jax_nn},
+        torch=lambda torch: _by_torch(torch.nn.functional.scaled_dot_product_attention),
+        factor=10,  # a few queries' D, a number each, decide a sample: luck is large
+    )
+
+
+def _by_torch(f: Callable[..., Any]) -> Callable[..., Any]:
+    """Its axes are (..., head, time, feature)."""
+    return lambda *args: f(*(a.transpose(1, 2) for a in args)).transpose(1, 2)
+
+
 # of the softmax family: exp(z - m) has as many units as z - m has digits before the point, and
 # what is below the top by more is not seen
 TAIL = 64
@@ -178,6 +226,8 @@ ROWS = [
     ),
     _linear("forward"),
     _linear("recompute"),
+    _attention(None),
+    _attention(16),
 ]
 
 
@@ -227,7 +277,8 @@ def test_no_less_exact_than_the_best_peer(row: Row, dtype: str) -> None:
     g = jnp.asarray(rng.normal(size=np.shape(value)), dtype)
     exact = [np.asarray(value), *row.vjp(*wide, np.asarray(g.astype("float64"), np.longdouble))]
 
-    theirs = [passes(f, args, g) for f in row.peers.values()]
+    with jax.numpy_dtype_promotion("standard"):
+        theirs = [passes(f, args, g) for f in row.peers.values()]
     if row.torch and importlib.util.find_spec("torch"):
         import torch
 
@@ -238,7 +289,7 @@ def test_no_less_exact_than_the_best_peer(row: Row, dtype: str) -> None:
     ]
     ours = errors(passes(row.op, args, g), exact, row.alone, dtype)
     for number, (error, peer) in enumerate(zip(ours, best, strict=True)):
-        allowed = np.maximum(FACTOR * peer, FLOOR)
+        allowed = np.maximum(row.factor * peer, FLOOR)
         if row.within is not None:
             allowed = np.minimum(allowed, row.within)
         where = np.argmax(error / allowed)

@@ -70,6 +70,7 @@ ROOMS = (
     "diagnosis",
     "questions",
     "report",
+    "taylor",
     "verify",
     "compare",
     "selftest",

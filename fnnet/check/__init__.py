@@ -7,7 +7,7 @@ Its rooms, each of which imports from those before it and from none after:
 - `diagnosis`: what the mistake probably is;
 - `questions`: one file each, ``ask(evidence) -> findings``;
 - `report`: the findings as a table and as JSON;
-- `verify`, `compare`: the public functions, which ask the questions;
+- `taylor`, `verify`, `compare`: the public functions, which ask the questions;
 - `selftest`: the checker's own exam and fnnet's ops under it; `cli` is the command.
 """
 
@@ -15,6 +15,8 @@ from fnnet.check.case.finding import Finding as Finding
 from fnnet.check.compare import compare_gradients as compare_gradients
 from fnnet.check.report.report import GradientError as GradientError
 from fnnet.check.report.report import Report as Report
+from fnnet.check.taylor import Taylor as Taylor
+from fnnet.check.taylor import taylor as taylor
 from fnnet.check.verify import assert_vjp as assert_vjp
 from fnnet.check.verify import check_vjp as check_vjp
 
@@ -22,7 +24,9 @@ __all__ = [
     "Finding",
     "GradientError",
     "Report",
+    "Taylor",
     "assert_vjp",
     "check_vjp",
     "compare_gradients",
+    "taylor",
 ]

@@ -112,6 +112,7 @@ def test_what_is_printed(good):
     assert "\x1b[" not in out  # no terminal, no bar
 
 
+@thorough
 def test_same_seed_same_bits(tmp_path):
     """As many steps or as many epochs are the same run; another seed is another."""
     runs = []
@@ -191,9 +192,8 @@ def test_cnn(tmp_path, capsys):
     assert net.error(outputs, y) == pytest.approx(float(net.loss(params, x, y)), rel=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("model", "steps"), [("mlp", "66"), pytest.param("cnn", "8", marks=thorough)]
-)
+@thorough
+@pytest.mark.parametrize(("model", "steps"), [("mlp", "66"), ("cnn", "8")])
 def test_bf16(tmp_path, model, steps, capsys):
     """Learns nearly as well; the table has rows of bfloat16; tests and parameters are float32."""
     runs = []

@@ -12,7 +12,7 @@ import placement
 import pytest
 from outcomes import UserError
 
-from tests.marks import first_of
+from tests.marks import first_of, thorough
 
 from .programs import lines
 
@@ -78,6 +78,7 @@ def test_what_lies_where():
     np.testing.assert_array_equal(placement.gather(w), np.ones((6, 4)))
 
 
+@thorough
 def test_a_run_may_go_on_elsewhere(tmp_path, capsys):
     """A checkpoint says nothing of devices: made on eight, resumed on one."""
     flags = "--data digits --hidden 16 --smoke --batch-size 32"

@@ -155,6 +155,7 @@ def test_resuming_what_has_ended(tmp_path, capsys):
     assert shas[0] == shas[1]
 
 
+@thorough
 def test_the_saved_key_and_state_are_what_goes_on(tmp_path, killed, monkeypatch):
     """Not those made anew from the seed."""
     killed("mlp", tmp_path)
@@ -205,6 +206,7 @@ def refused(capsys, code: int) -> str:
     return error
 
 
+@thorough
 def test_no_usable_checkpoint(tmp_path, killed, capsys):
     killed("mlp", tmp_path)
     for step in (10, 20):
@@ -254,6 +256,7 @@ def test_contradicting_flags(tmp_path, killed, capsys):
     assert "--model is rnn here and mlp there" in error
 
 
+@thorough
 def test_not_resuming(tmp_path, killed, capsys):
     """A run that has not ended is not written over; one that has is, which is said."""
     killed("mlp", tmp_path)

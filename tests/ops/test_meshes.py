@@ -152,7 +152,7 @@ def test_explicit_mesh(case: Call, how, key):
             assert h.sharding.spec == a.sharding.spec, layout
 
 
-@each_op_with("how", ["eager", "mesh of the arrays"], where=has_layouts)
+@each_op_with("how", ["eager", "mesh of the arrays"], long=["eager"], where=has_layouts)
 def test_explicit_mesh_and_one_device(case: Call, how, key):
     mesh, n, args, want = explicit(case, key)
     gradient = jax.grad(loss_of(case.op), n)

@@ -54,6 +54,7 @@ FURTHER = (
     "scan, the arguments as constants",
     "while, forward",
     "grad",
+    "no jit",
 )
 EAGER = ("grad", "grad of jit", "checkpoint", "no jit")
 

@@ -12,6 +12,7 @@ import pytest
 import training
 
 from fnnet import backprop
+from tests.marks import first_of
 
 SIZES = (6, 5, 3)
 
@@ -91,7 +92,7 @@ RUNS = {
 }
 
 
-@pytest.mark.parametrize("which", RUNS)
+@pytest.mark.parametrize("which", first_of(RUNS))
 def test_scripts(which, tmp_path, capsys, monkeypatch):
     """Exit code 1, one line that names a leaf, and no checkpoint of what is broken."""
     monkeypatch.setattr(mnist.gradients, "compare", lambda *_, **__: [])

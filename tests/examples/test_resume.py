@@ -145,6 +145,7 @@ def test_resumed_is_uninterrupted(which, tmp_path, killed, capsys):
     assert lines(tmp_path / "cut") == lines(tmp_path / "whole")
 
 
+@thorough
 def test_resuming_what_has_ended(tmp_path, capsys):
     """Nothing is trained; the files are written again."""
     shas = []
@@ -243,6 +244,7 @@ CONTRADICTIONS = {
 }
 
 
+@thorough
 def test_contradicting_flags(tmp_path, killed, capsys):
     killed("mlp", tmp_path)
     before = sorted(tmp_path.rglob("*"))

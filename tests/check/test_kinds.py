@@ -131,6 +131,16 @@ def test_one_element_of_many_that_only_differences_see(few):
     assert report.power == {} or report.power["args[0]"] < 0.5
 
 
+def test_one_complex_element_of_many(few):
+    p = primitive("one_complex", lambda x: x * x, opaque=True)
+    ad.defjvp(p, lambda t, x: (t * 2 * x).at[99].mul(1 + 0.5j))
+    x = jax.lax.complex(normal(100), normal(100, seed=1))
+    assert check_vjp(p.bind, (x,)).verdict == "wrong"
+    p = primitive("complex_right", lambda x: x * x, opaque=True)
+    ad.defjvp(p, lambda t, x: t * 2 * x)
+    assert check_vjp(p.bind, (x,)).verdict == "correct"
+
+
 def test_undecidable_where_differences_alone_cannot_tell(few):
     def rough(x):
         return jnp.sin(1e7 * x) + 0.25 * jnp.floor(1e9 * x) % 3

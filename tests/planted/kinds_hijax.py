@@ -53,7 +53,7 @@ def _():
     return sin(vjp_bwd_retval=lambda self, res, g: (jnp.cos(res[0]),)), (X,)
 
 
-@bug("hijax: the cotangent clipped", "nonlinear_in_cotangent")
+@bug("hijax: the cotangent clipped", "nonlinear_in_cotangent", "surrogate")
 def _():
     def bwd(self, res, g):
         return (jnp.clip(there(g), -1, 1) * jnp.cos(res[0]),)
@@ -61,7 +61,7 @@ def _():
     return sin(vjp_bwd_retval=bwd), (X,)
 
 
-@bug("hijax: zero from the fifth element on", "elements")
+@bug("hijax: zero from the fifth element on", "elements", "missing_term")
 def _():
     def bwd(self, res, g):
         return ((there(g) * jnp.cos(res[0])).at[4:].set(0),)

@@ -136,7 +136,7 @@ class Case:
         if self.blind:
             self.has_oracle, self.oracle = False, self.pull_hand
             self.why_no_oracle = "the rule is declared a surrogate's"
-        if self.work is WIDE and self._is_for_narrow_floats():
+        if self.work is WIDE and self.reverse and self._is_for_narrow_floats():
             self.work = NATIVE
             self.why_native = "the rule gives cotangents of the caller's dtypes, whatever is asked"
 

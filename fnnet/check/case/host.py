@@ -16,8 +16,18 @@ def equations(jaxpr: Any) -> Any:
     """Every equation of a jaxpr, those of inner functions too."""
     for eqn in opened(jaxpr)[0].eqns:
         yield eqn
-        for inner in core.jaxprs_in_params(eqn.params):
+        for inner in _functions_in(eqn):
             yield from equations(inner)
+
+
+def _functions_in(eqn: Any) -> Any:
+    """The traced functions that an equation holds, those of one of JAX's classes too."""
+    yield from core.jaxprs_in_params(eqn.params)
+    prim = eqn.params.get("_prim")
+    for held in getattr(prim, "params", {}).values():
+        jaxpr = getattr(held, "jaxpr", held)  # a function traced by jit has it beside its types
+        if hasattr(jaxpr, "eqns"):
+            yield jaxpr
 
 
 def calls_host(jaxpr: Any) -> bool:

@@ -98,13 +98,14 @@ def _blocks(e: Evidence, number: int) -> list[Any]:
     typical = float(np.median(sizes[sizes > 0])) if (sizes > 0).any() else 1.0
     block = rng.integers(0, n, x.shape)
     r = rng.choice([-1.0, 1.0], x.shape) * rng.uniform(0.5, 1.0, x.shape)
-    if np.iscomplexobj(x):
-        r = r * np.exp(0.25j * np.pi)
     found = []
-    for k in range(n):
-        v = [np.zeros_like(u) for u in case.values]
-        v[number] = np.asarray(np.where(block == k, r * np.maximum(sizes, typical), 0), x.dtype)
-        found.append(v)
+    # a complex number moves two ways, and either shows one part of an error in its gradient
+    for way in (1.0, 1j) if np.iscomplexobj(x) else (1.0,):
+        for k in range(n):
+            v = [np.zeros_like(u) for u in case.values]
+            share = np.where(block == k, way * r * np.maximum(sizes, typical), 0)
+            v[number] = np.asarray(share, x.dtype)
+            found.append(v)
     return found
 
 

@@ -160,6 +160,12 @@ def test_a_settled_difference_is_not_overruled(few):
     assert report.verdict == "undecidable"
     assert "reference=" in str(report)
     assert check_vjp(f, (X,), reference=half).verdict == "correct"
+    # and the other way round: the rule is the value's derivative, autodiff's is not
+    whole = rule(half, lambda a, y, g: (2 * g * a[0],))
+    assert check_vjp(whole, (X,)).verdict == "undecidable"
+    assert check_vjp(whole, (X,), reference=lambda x: x * x).verdict == "correct"
+    neither = rule(half, lambda a, y, g: (3 * g * a[0],))
+    assert check_vjp(neither, (X,)).verdict == "wrong"
 
 
 def test_a_wrong_rule_around_a_primitive_that_is_wrong_too(few):

@@ -27,6 +27,15 @@ PAIRS = 4
 # elements that are all differenced, where autodiff is wrong as well as the rule
 MOST = 64
 
+# why an element is left to nobody
+_OPEN = {
+    "open": ("the function iterates, to no more digits than leave autodiff and differences apart"),
+    "stopped": (
+        "the rule is the derivative of the value, and autodiff's is not, as the function stops a "
+        "gradient: pass the function whose derivative is meant as reference="
+    ),
+}
+
 
 @dataclasses.dataclass
 class Judgement:
@@ -119,13 +128,10 @@ class Arbiter:
                 return Judgement(True, index, kinks, unreliable, "")
             if side == "kink":
                 kinks += 1
-            elif side == "open":
+            elif side in _OPEN:
                 unreliable += 1
                 left[index] = True
-                words = (
-                    "the function iterates, to no more digits than leave autodiff and differences "
-                    "apart"
-                )
+                words = _OPEN[side]
             else:
                 settled += 1
                 sided[index] = True
@@ -224,7 +230,8 @@ class Arbiter:
         """Who is wrong about one element: the "rule", nobody ("kink"), or the "oracle".
 
         Where the function iterates and differences do not settle, it stays "open": autodiff goes
-        through the iterations, and not through the solution.
+        through the iterations, and not through the solution. Where it stops a gradient on purpose,
+        and the rule is its value's derivative, nobody but its author knows what is meant.
         """
         got, want = c.got[index], c.want[index]
         if not np.isfinite(got):
@@ -242,8 +249,8 @@ class Arbiter:
         if not np.isfinite(d.value) or d.error > 0.1 * abs(got - want):
             near = abs(d.value - got) <= 3 * d.error
             return "open" if self._case.inexact and near else "rule"
-        if abs(d.value - got) < 0.25 * abs(got - want) and not self._stopped(number, index):
-            return "oracle"
+        if abs(d.value - got) < 0.25 * abs(got - want):
+            return "stopped" if self._stopped(number, index) else "oracle"
         return "rule"
 
     def _stopped(self, number: int, index: tuple[int, ...]) -> bool:

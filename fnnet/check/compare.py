@@ -71,9 +71,10 @@ def compare_gradients(
             case.settle_mode()
             further.measure(case)
             evidence = Evidence(case)
-            findings += [*reverse.ask(evidence), *value.ask(evidence)]
-            if not case.witness:
-                findings += differences.ask(evidence)
+            if case.reverse:
+                findings += [*reverse.ask(evidence), *value.ask(evidence)]
+                if not case.witness:
+                    findings += differences.ask(evidence)
             if which_rule.rule_names(case) == []:
                 findings.append(which_rule.no_rule(case))
         return make_report(case, findings)

@@ -170,9 +170,8 @@ def test_vmap_over_each_argument_and_axis(case: Call, axes, key):
         found = {}
         for number, arg in enumerate(args):
             # a negative axis is counted from the end before any rule sees it
-            for axis in dict.fromkeys(
-                [0, arg.ndim] if axes == "outer" else [*range(arg.ndim + 1), -1]
-            ):
+            every = [*range(arg.ndim + 1), -1] if axes == "all" else [0] if number else [0, -1]
+            for axis in every:
                 batched = list(args)
                 batched[number] = jnp.stack([arg, jnp.cos(arg), -arg], axis=axis)
                 of = [axis if i == number else None for i in n]

@@ -7,10 +7,8 @@ Then ``<Jv, g> = <v, J'g>`` is asked of the rule's two modes, which takes no ora
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
-import jax
 import numpy as np
 
 from fnnet.check.case.case import Case, first_line
@@ -24,6 +22,14 @@ from fnnet.check.oracle.evidence import Evidence, finding
 from fnnet.check.oracle.numerical import pairing
 from fnnet.check.oracle.tolerance import MARGIN, Compared, compared, scale_of, smooth
 from fnnet.check.questions.differences import ROUGH, ROUGH_NATIVE
+from fnnet.check.questions.pushed import (
+    evaluated,
+    linearized,
+    of_reverse_alone,
+    pushed,
+    rows_of,
+    tangent,
+)
 
 NAME = "forward"
 LINEARITY = "linearity in the tangent"
@@ -33,20 +39,18 @@ AGAINST_REVERSE = "forward against reverse"
 ALL_OUTPUTS = 32  # elements of the outputs that differences are asked of one by one
 TRIES = 6  # elements that differ from autodiff, put before differences
 
-Flat = Callable[..., Any]
-
 
 def ask(e: Evidence) -> list[Finding]:
     """Findings for every forward mode that the rule has; none where it has none."""
     case = e.case
     if not case.rules or not case.size:
         return []
-    v, w = (_tangent(e, k) for k in range(2))
+    v, w = (tangent(e, k) for k in range(2))
     rows = [v, w, [a + b for a, b in zip(v, w, strict=True)], [1e3 * a for a in v]]
     try:
-        found = _evaluated(case, _pushed(case.hand), rows)
+        found = evaluated(case, pushed(case.hand), rows)
     except Exception as error:
-        if lacks_forward(error):
+        if lacks_forward(error) or of_reverse_alone(case, rows):
             return []
         code, detail = explain(error)
         return [Finding(NAME, "wrong", diagnosis=code, detail=detail)]
@@ -57,55 +61,6 @@ def ask(e: Evidence) -> list[Finding]:
     if case.reverse and not any(f.verdict == "wrong" for f in findings):
         findings += _adjoint(e, found[0], v)
     return findings
-
-
-def _tangent(e: Evidence, draw: int) -> Arrays:
-    """A tangent for each argument, 0 in elements that the reverse left undecided."""
-    case = e.case
-    rng = case.rng(12, draw)
-    found = []
-    for i, x in enumerate(case.values):
-        r = rng.choice([-1.0, 1.0], x.shape) * rng.integers(32, 96, x.shape) / 64
-        found.append(np.where(e.unwitnessed(i), 0, np.asarray(r * (scale_of(x) or 1.0), x.dtype)))
-    return found
-
-
-def _pushed(flat: Flat) -> Flat:
-    def run(values: Arrays, others: Arrays, tangents: Arrays) -> Any:
-        def at(v: Arrays) -> Any:
-            return jax.jvp(lambda x: flat(x, others)[0], (values,), (v,))[1]
-
-        return jax.lax.map(at, tangents)
-
-    return run
-
-
-def _linearized(flat: Flat) -> Flat:
-    def run(values: Arrays, others: Arrays, tangents: Arrays) -> Any:
-        def at(v: Arrays) -> Any:
-            return jax.linearize(lambda x: flat(x, others)[0], values)[1](v)
-
-        return jax.lax.map(at, tangents)
-
-    return run
-
-
-def _evaluated(case: Case, run: Flat, rows: list[Arrays], values: Arrays | None = None) -> Any:
-    """For each row of tangents the outputs' tangents."""
-    return _rows(case, Program(run, lambda: case.calls_host), rows, values)
-
-
-def _rows(case: Case, program: Program, rows: list[Arrays], values: Arrays | None = None) -> Any:
-    mode, like = case.work, case.subject.values
-    stacked = [np.stack(x) for x in zip(*rows, strict=True)]
-    out = program(
-        mode,
-        mode.cast(case.values if values is None else values, like),
-        case.subject.others,
-        mode.cast(stacked, like),
-    )
-    out = [widened(x) for x in out]
-    return [[x[k] for x in out] for k in range(len(rows))]
 
 
 def _linear(case: Case, found: Any) -> list[Finding]:
@@ -177,15 +132,15 @@ def _oracle(e: Evidence, rows: list[Arrays]) -> tuple[Arrays, Arrays]:
     """Autodiff's forward derivative, and how far rounding its problem moves it; kept for both."""
     case = e.case
     if "forward" not in e.kept:
-        program = Program(_pushed(case.truth), lambda: case.calls_host)
-        want = _rows(case, program, rows)[0]
+        program = Program(pushed(case.truth), lambda: case.calls_host)
+        want = rows_of(case, program, rows)[0]
         noise = [np.zeros(b.shape) for b in want]
         rng = case.rng(13)
         for _ in range(2):
             moved = [
                 x * (1 + 2 * case.work_eps * rng.choice([-1.0, 1.0], x.shape)) for x in case.values
             ]
-            near = _rows(case, program, rows, moved)[0]
+            near = rows_of(case, program, rows, moved)[0]
             with np.errstate(all="ignore"):
                 noise = [
                     np.fmax(n, np.nan_to_num(np.abs(a - b), posinf=0.0))
@@ -292,7 +247,7 @@ def _by_linearize(e: Evidence, rows: list[Arrays]) -> list[Finding]:
     """Hijax's own rules for `jax.linearize`, which `jax.jvp` does not use."""
     case = e.case
     try:
-        found = _evaluated(case, _linearized(case.hand), rows)
+        found = evaluated(case, linearized(case.hand), rows)
     except Exception as error:
         if lacks_forward(error):
             return []
@@ -301,13 +256,13 @@ def _by_linearize(e: Evidence, rows: list[Arrays]) -> list[Finding]:
     return _right(e, BY_LINEARIZE, found[0], rows)
 
 
-def _adjoint(e: Evidence, pushed: Arrays, v: Arrays) -> list[Finding]:
+def _adjoint(e: Evidence, outs: Arrays, v: Arrays) -> list[Finding]:
     case = e.case
-    if not _finite([*pushed, *e.hand]):
+    if not _finite([*outs, *e.hand]):
         words = "a derivative is not finite here"
         return [Finding(AGAINST_REVERSE, "skipped", detail=Detail(words=words))]
-    forward, reverse = pairing(pushed, case.g), pairing(e.hand, v)
-    size = sum(float(np.sum(np.abs(a * b))) for a, b in zip(pushed, case.g, strict=True))
+    forward, reverse = pairing(outs, case.g), pairing(e.hand, v)
+    size = sum(float(np.sum(np.abs(a * b))) for a, b in zip(outs, case.g, strict=True))
     size += sum(float(np.sum(np.abs(a * b))) for a, b in zip(e.hand, v, strict=True))
     bound = (1e-9 if case.work_eps < 1e-10 else 64 * case.work_eps) * size
     bound += sum(float(np.sum(np.abs(b) * np.abs(a))) for a, b in zip(v, e.bounds, strict=True))

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
-import numpy as np
 
 from fnnet.check.case import settings
 from fnnet.check.case.case import Terms
@@ -51,7 +50,7 @@ def compare_gradients(
         >>> report.verdict, report.findings[1].arg
         ('correct', "params['b']")
     """
-    with settings.native(), np.errstate(all="ignore"):
+    with settings.native(), settings.quiet():
         terms = Terms(allow_no_rule=allow_no_rule)
         case = make_case(loss, args, None, seed_of(key), None, terms)
         if not case.values:

@@ -148,7 +148,7 @@ def taylor(
         >>> found.ok, [round(s) for s in found.slopes]
         (True, [1, 2, 3])
     """
-    with settings.native(), np.errstate(all="ignore"):
+    with settings.native(), settings.quiet():
         case = make_case(f, args, kwargs, seed_of(key), argnums, Terms(allow_no_rule=True))
         if not case.values:
             raise ValueError(f"taylor: {case.subject.name} has no float argument to move")

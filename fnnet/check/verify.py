@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import jax
-import numpy as np
 
 from fnnet.check.case import settings
 from fnnet.check.case.case import Case, Terms, first_line
@@ -155,7 +154,7 @@ def check_vjp(
         )
     terms = Terms(reference, surrogate, tolerance, budget_bytes, allow_no_rule)
     options = (kwargs, seed_of(key), argnums, terms)
-    with settings.native(), np.errstate(all="ignore"):
+    with settings.native(), settings.quiet():
         report = _check(f, args, options, level, stop_early)
         if report.diagnosis and _refused_by_strictness(report):
             with settings.lenient():

@@ -273,14 +273,14 @@ def _():
 def rms(x, s):
     xf = x.astype("float32")
     r = lax.rsqrt((xf * xf).mean(-1, keepdims=True) + 1e-6)
-    return (xf * r * s.astype("float32")).astype(x.dtype)
+    return (xf * r * s.astype("float32")[None]).astype(x.dtype)
 
 
 def rms_bwd(args, y, g):
     x, s = args
     xf, gf = x.astype("float32"), g.astype("float32")
     r = lax.rsqrt((xf * xf).mean(-1, keepdims=True) + 1e-6)
-    u, h = xf * r, gf * s.astype("float32")
+    u, h = xf * r, gf * s.astype("float32")[None]
     ds = lax.scan(lambda a, t: (a + t, None), jnp.zeros_like(g[0]), g * u.astype(g.dtype))[0]
     return (r * (h - u * (h * u).mean(-1, keepdims=True))).astype(x.dtype), ds.astype(s.dtype)
 
@@ -368,9 +368,9 @@ def _():
 @bug("scale: ds of the first token alone", "missing_term")
 def _():
     def bwd(a, y, g):
-        return g * a[1], (g * a[0])[:, :1].sum((0, 1))
+        return g * a[1][None, None], (g * a[0])[:, :1].sum((0, 1))
 
-    return rule(lambda x, s: x * s, bwd), (normal(4, 5, 3), normal(3))
+    return rule(lambda x, s: x * s[None, None], bwd), (normal(4, 5, 3), normal(3))
 
 
 def standardised(x):

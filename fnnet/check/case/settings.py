@@ -2,10 +2,29 @@
 
 from __future__ import annotations
 
+import logging
+import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
 import jax
+import numpy as np
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Nothing on standard error: what JAX and NumPy have to say of a rule is in the report."""
+    logger, nowhere = logging.getLogger("jax"), logging.NullHandler()
+    before = logger.propagate
+    with warnings.catch_warnings(), np.errstate(all="ignore"):
+        warnings.simplefilter("ignore")
+        logger.addHandler(nowhere)
+        logger.propagate = False
+        try:
+            yield
+        finally:
+            logger.removeHandler(nowhere)
+            logger.propagate = before
 
 
 @contextmanager

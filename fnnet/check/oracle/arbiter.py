@@ -24,6 +24,8 @@ from fnnet.check.oracle.tolerance import Compared, compared, scale_of
 BESIDE = 1e-6
 BESIDE_NATIVE = 1e-3
 PAIRS = 4
+# differences that side with a rule agree with it to so much of its size
+SAME, SAME_NATIVE = 1e-3, 2e-2
 # elements that are all differenced, where autodiff is wrong as well as the rule
 MOST = 64
 
@@ -249,7 +251,10 @@ class Arbiter:
         if not np.isfinite(d.value) or d.error > 0.1 * abs(got - want):
             near = abs(d.value - got) <= 3 * d.error
             return "open" if self._case.inexact and near else "rule"
-        if abs(d.value - got) < 0.25 * abs(got - want):
+        # nearer to the rule than to autodiff is not enough: both may be wrong
+        least = SAME_NATIVE if self._case.work is NATIVE else SAME
+        near = min(10 * d.error + least * abs(d.value), 0.25 * abs(got - want))
+        if abs(d.value - got) <= near:
             return "stopped" if self._stopped(number, index) else "oracle"
         return "rule"
 

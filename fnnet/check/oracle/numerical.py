@@ -209,7 +209,9 @@ def _in_pieces(up: Any, down: Any, h: Any, sizes: Any, spacing: float) -> Deriva
     if n == len(h) or not still[n:].all() or n < 3 or h[n] < 64 * spacing:
         return None
     slopes = (up[:n] - down[:n]) / (2 * h[:n])
-    height = float(np.abs(slopes[0]) * h[n - 1])
+    # a piece's end may be as near as it likes: each change is one jump at least
+    changes = np.abs(np.concatenate([up[:n], down[:n]]))
+    height = float(max(changes[changes > 0].min(), np.abs(slopes[0]) * h[n - 1]))
     # curvature shrinks with the step, and what the pieces' ends add grows
     errors = np.abs(np.diff(slopes)) + height / h[: n - 1]
     k = int(np.argmin(errors))

@@ -159,18 +159,24 @@ def test_symbolic_lengths(keys, causal):
     ("shape", "kv_heads"), [((2, 64, 4, 32), 4), ((2, 256, 4, 32), 2), ((1, 512, 8, 64), 8)]
 )
 @pytest.mark.parametrize("causal", [False, True])
-def test_scratch_memory_straight_line(shape, kv_heads, causal):
-    """A value and its gradient, once: not above autodiff's of the same text, nor of the usual."""
-    q = jax.ShapeDtypeStruct(shape, jnp.float32)
-    k = jax.ShapeDtypeStruct((*shape[:2], kv_heads, shape[-1]), jnp.float32)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_scratch_memory_straight_line(shape, kv_heads, causal, dtype):
+    """A value and its gradient, once: not above autodiff's of the same text, nor of the usual.
+
+    The usual text rounds dp to bfloat16, in half the bytes, and dq loses its digits with it: of
+    one block in bfloat16 it needs less, by up to a fifth.
+    """
+    q = jax.ShapeDtypeStruct(shape, dtype)
+    k = jax.ShapeDtypeStruct((*shape[:2], kv_heads, shape[-1]), dtype)
 
     def needs(f):
         return temp(jax.value_and_grad(lambda *a: (f(*a, causal=causal) ** 2).sum(), ALL), q, k, k)
 
     hand = needs(attention)
     assert hand <= needs(fnnet.plain(attention))
-    two_numbers = 8 * math.prod(shape[:-1])  # for each query
-    assert hand <= needs(plain_attention) + two_numbers
+    if dtype == "float32":
+        two_numbers = 8 * math.prod(shape[:-1])  # for each query
+        assert hand <= needs(plain_attention) + two_numbers
 
 
 POLICIES = ["nothing_saveable", "dots_saveable", "dots_with_no_batch_dims_saveable"]

@@ -1,7 +1,8 @@
 """Pure neural-net functions for JAX whose gradients are derived by hand.
 
 ops         every op is `fnnet.NAME`; each file of `fnnet.ops` derives its backward rule
-rules       `register`, to give your own function the gradient you derived; `plain`, to take it away
+rules       `register`, to give your own function the gradient you derived; `plain`, to take it
+            away; `both_modes`, to give forward mode to anybody's function with such a gradient
 net         `init`, `layers`, `backprop`, `ladder`: the chapter's machinery, functionally
 measure     `memory`: what an array holds, what a backward pass stores, what a program needs;
             `targets`: the same for a TPU or a GPU that is not there; loads when asked for
@@ -45,6 +46,7 @@ from fnnet.ops import rnn as rnn
 from fnnet.ops import silu as silu
 from fnnet.ops import softmax as softmax
 from fnnet.ops import unfold as unfold
+from fnnet.rules import both_modes as both_modes
 from fnnet.rules import plain as plain
 from fnnet.rules import register as register
 
@@ -59,6 +61,7 @@ __all__ = [
     "attention",
     "avg_pool",
     "backprop",
+    "both_modes",
     "check",
     "conv2d",
     "cross_entropy",

@@ -121,7 +121,7 @@ PUBLIC_MODULES = (
 
 
 def test_public_names():
-    for name in ("matmul", "lin", "relu", "mse", "plain", "register"):
+    for name in ("matmul", "lin", "relu", "mse", "plain", "register", "both_modes"):
         assert callable(getattr(fnnet, name))
     for module in PUBLIC_MODULES:
         assert getattr(fnnet, module).__name__ == f"fnnet.{module}"
@@ -133,7 +133,7 @@ def test_public_names():
 
 
 def test_all_and_dir_are_the_public_names():
-    names = {*op_names(), *PUBLIC_MODULES, "plain", "register"}
+    names = {*op_names(), *PUBLIC_MODULES, "plain", "register", "both_modes"}
     assert set(fnnet.__all__) == names
     assert {name for name in dir(fnnet) if not name.startswith("_")} == names
     assert "__version__" in dir(fnnet)

@@ -1,6 +1,7 @@
 """What a hand-derived rule is made with: the ground floor, which knows no op."""
 
 from fnnet.rules.arguments import Static as Static
+from fnnet.rules.both_modes import both_modes as both_modes
 from fnnet.rules.cotangent import Like as Like
 from fnnet.rules.cotangent import Precision as Precision
 from fnnet.rules.cotangent import accumulator as accumulator

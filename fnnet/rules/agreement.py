@@ -74,6 +74,37 @@ def leaf_cotangents(
     return found
 
 
+def leaf_tangents(op: str, tree: Any, types: Sequence[Any], dots: Any) -> list[Any]:
+    """The tangent of every value, zeros for None, from what a rule of forward mode returned.
+
+    Raises:
+        TypeError: for a structure or dtype that is not the value's.
+        ValueError: for a wrong shape.
+    """
+    got: Any = jax.tree.structure(dots, is_leaf=lambda x: x is None)
+    if dots is None:
+        found = [None] * len(types)
+    elif got != tree:
+        raise TypeError(
+            f"{op}: the tangent rule must return the tangent of what forward returns, of its "
+            f"structure, {tree}, None where it is zero; it returned {got}"
+        )
+    else:
+        found = jax.tree.leaves(dots, is_leaf=lambda x: x is None)
+    checked = []
+    for t, dot in zip(types, found, strict=True):
+        if dot is None or not is_differentiable(t):
+            checked.append(jnp.zeros(t.shape, t.dtype))
+            continue
+        wants = f"{op}: a tangent must be {_describe(t)} like the value; the tangent rule gave "
+        if jnp.shape(dot) != t.shape:
+            raise ValueError(f"{wants}{_describe(dot)}. Broadcast it (jnp.broadcast_to)")
+        if getattr(dot, "dtype", t.dtype) != t.dtype and not getattr(dot, "weak_type", False):
+            raise TypeError(f"{wants}{_describe(dot)}. Cast it where it is computed (.astype)")
+        checked.append(jnp.asarray(dot, t.dtype))
+    return checked
+
+
 def _pairs(op: str, path: str, arg: Any, ct: Any) -> Iterator[tuple[str, Any, Any]]:
     """Walk an argument and its cotangent together, leaf by leaf."""
     # a None cotangent stands for zeros of any structure

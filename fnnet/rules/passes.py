@@ -10,8 +10,15 @@ import jax.numpy as jnp
 import numpy as np
 from jax import dtypes
 
-from fnnet.rules.agreement import Operand, SymbolicZero, is_differentiable, leaf_cotangents
+from fnnet.rules.agreement import (
+    Operand,
+    SymbolicZero,
+    is_differentiable,
+    leaf_cotangents,
+    leaf_tangents,
+)
 from fnnet.rules.arguments import Arguments, is_array
+from fnnet.rules.linear import is_transposed, linear
 from fnnet.rules.mesh import explicit_mesh, varying_as, with_axes_automatic, zero_cotangent
 from fnnet.rules.prune import prune
 from fnnet.rules.refusals import ForwardModeError, refuse_hidden
@@ -20,6 +27,7 @@ from fnnet.rules.refusals import ForwardModeError, refuse_hidden
 class Rule(NamedTuple):
     """What was registered: ``bwd_takes`` are the static arguments and options bwd has names for.
 
+    So with ``tangent``, the rule of forward mode, if there is one.
     ``automatic``: the forward pass too is run with the axes of explicit meshes made automatic.
     """
 
@@ -29,6 +37,9 @@ class Rule(NamedTuple):
     bwd: Callable[..., Sequence[Any]]
     bwd_takes: frozenset[str]
     automatic: bool = False
+    forward_mode: bool = False
+    tangent: Callable[..., Any] | None = None
+    tangent_takes: frozenset[str] = frozenset()
 
 
 class Pass:
@@ -44,7 +55,7 @@ class Pass:
         wanted: for each operand, whether its cotangent is asked for.
         out: the value, from `rule.fwd`.
         res: a pair: the residuals, from `rule.fwd`, and the static arguments and options that
-            the backward rule takes, by name.
+            the rules take, by name.
     """
 
     def __init__(
@@ -76,13 +87,18 @@ class Pass:
 
         self._run: Callable[..., Sequence[Any]] = self._run_rule
         used = [True] * len(values)
+        self._push: Callable[..., Sequence[Any]] = self._run_tangent
+        self._x_types = [t for t, w in zip(self._types, self._wanted, strict=True) if w]
+        self._g_types = g_types
         if mesh := explicit_mesh([*self._types, *res_types, *self._out_types]):
-            like = [t for t, w in zip(self._types, self._wanted, strict=True) if w]
-            self._run = with_axes_automatic(self._run_rule, mesh, like)
+            self._run = with_axes_automatic(self._run_rule, mesh, self._x_types)
+            self._push = with_axes_automatic(self._run_tangent, mesh, g_types)
         if self._wanted != has_cotangent:
             pruned = prune(self._run, res_types, g_types)
             if pruned is not None:
                 self._run, used = pruned
+                if rule.tangent and (pushed := prune(self._push, res_types, self._x_types)):
+                    used = [a or b for a, b in zip(used, pushed[1], strict=True)]
         # an empty array in place of a residual that no wanted cotangent needs
         self.saved = [v if u else jnp.zeros(0, bool) for v, u in zip(values, used, strict=True)]
 
@@ -98,20 +114,50 @@ class Pass:
             for x, t in zip(jax.tree.leaves(g), self._out_types, strict=True)
             if is_differentiable(t)
         ]
-        found = iter(self._run(saved, gs))
+        if self._rule.tangent and is_transposed.get():
+            found = iter(linear(self._run, self._push, saved, gs, self._x_types))
+        else:
+            found = iter(self._run(saved, gs))
         return tuple(next(found) if wanted else None for wanted in self._wanted)
 
-    def _run_rule(self, saved: Sequence[Any], gs: Sequence[Any]) -> list[Any]:
-        """Run the backward rule and return the wanted cotangents."""
+    def tangents(self, saved: Sequence[Any], tangents: Sequence[Any]) -> list[Any]:
+        """The tangents of the values that have one, from those of the operands that were wanted."""
+        return list(self._push(saved, tangents))
+
+    def _run_tangent(self, saved: Sequence[Any], tangents: Sequence[Any]) -> list[Any]:
+        """Run the rule of forward mode and return the tangents of the values that have one."""
+        assert self._rule.tangent is not None
+        it = iter(tangents)
+        every = [next(it) if wanted else None for wanted in self._wanted]
+        residuals, taken = self._residuals(saved, self._rule.tangent_takes)
+        with self._arguments.precision():
+            given = self._arguments.with_cotangent(every)
+            dots = self._rule.tangent(residuals, *given, **taken)
+        return [
+            varying_as(dot, t)
+            for dot, t in zip(
+                leaf_tangents(self._rule.name, self._out_tree, self._out_types, dots),
+                self._out_types,
+                strict=True,
+            )
+            if is_differentiable(t)
+        ]
+
+    def _residuals(self, saved: Sequence[Any], takes: frozenset[str]) -> tuple[Any, dict[str, Any]]:
         res = list(self._res_fixed)
         for i, value in zip(self._res_at, saved, strict=True):
             res[i] = value
+        residuals, taken = jax.tree.unflatten(self._res_tree, res)
+        return residuals, {k: v for k, v in taken.items() if k in takes}
+
+    def _run_rule(self, saved: Sequence[Any], gs: Sequence[Any]) -> list[Any]:
+        """Run the backward rule and return the wanted cotangents."""
+        residuals, taken = self._residuals(saved, self._rule.bwd_takes)
         it = iter(gs)
         g = [
             next(it) if is_differentiable(t) else np.zeros(t.shape, dtypes.float0)
             for t in self._out_types
         ]
-        residuals, taken = jax.tree.unflatten(self._res_tree, res)
         try:
             with self._arguments.precision():
                 cts = self._rule.bwd(residuals, jax.tree.unflatten(self._out_tree, g), **taken)

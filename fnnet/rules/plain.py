@@ -2,34 +2,26 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
 from typing import Any, ParamSpec, TypeVar
 
 import jax
-import jax.numpy as jnp
-from jax.extend import core
 
-from fnnet.rules.arguments import is_array
-from fnnet.rules.jaxpr import Closed, Equation, bind, opened, run
-from fnnet.rules.origin import is_foreign_class, is_foreign_primitive
+from fnnet.rules.jaxpr import Equation, bind, opened
+from fnnet.rules.rewrite import (
+    Rewrite,
+    as_written,
+    has_rule,
+    is_foreign,
+    is_hijax,
+    jaxprs,
+    through_arrays,
+    traced,
+)
 from fnnet.rules.wrapper import Wrapper
 
 P = ParamSpec("P")
 R = TypeVar("R")
-
-# primitive -> the parameter that holds the function as it was written, without its rule
-_CUSTOM = {
-    "custom_vjp_call": "call_jaxpr",
-    "custom_vjp_call_jaxpr": "fun_jaxpr",
-    "custom_jvp_call": "call_jaxpr",
-    "custom_vmap_call": "call",
-    "linear_call": "callee",
-}
-
-# JAX 0.12 has these as classes, all under the primitive `call_hi_primitive`: a custom rule that is
-# batched as a whole, and `jax.lax.custom_root`, which was a `custom_jvp` before
-_CUSTOM_CLASSES = frozenset({"CustomVJPTraced", "CustomJVPTraced", "CustomRoot"})
 
 
 def plain(f: Callable[P, R]) -> Callable[P, R]:
@@ -43,7 +35,8 @@ def plain(f: Callable[P, R]) -> Callable[P, R]:
     JAX's own. So ``jax.grad(f)`` against ``jax.grad(plain(f))`` compares manual with automatic
     gradients of a whole model, and `jax.jvp`, `jax.jacfwd` and `jax.linearize` work on ``plain(f)``
     where a `custom_vjp` refuses them; so does `jax.linear_transpose`, for which JAX's error names
-    no function ("Transpose rule ... for 'custom_vjp_call' not implemented"). Rules are found under
+    no function ("Transpose rule ... for 'custom_vjp_call' not implemented"). `fnnet.both_modes`
+    has those too, and keeps the rules for reverse mode. Rules are found under
     jit, scan, while, cond, switch, checkpoint, vmap, shard_map, and inside the functions of other
     rules.
 
@@ -78,93 +71,28 @@ def plain(f: Callable[P, R]) -> Callable[P, R]:
     """
 
     def without_rules(*args: P.args, **kwargs: P.kwargs) -> R:
-        leaves, tree = jax.tree.flatten((args, kwargs))
-        arrays = [i for i, leaf in enumerate(leaves) if is_array(leaf)]
-        out: list[Any] = []
-        out_tree: Any = None
+        def again(of_arrays: Callable[..., list[Any]], values: list[Any]) -> list[Any]:
+            inner, consts = opened(traced("plain", f, of_arrays, values))
+            return PLAIN.run(inner, consts, values)
 
-        def of_arrays(*values: Any) -> list[Any]:
-            nonlocal out, out_tree
-            full = list(leaves)
-            for i, value in zip(arrays, values, strict=True):
-                full[i] = value
-            args_, kwargs_ = jax.tree.unflatten(tree, full)
-            out, out_tree = jax.tree.flatten(f(*args_, **kwargs_))
-            return [x for x in out if isinstance(x, jax.core.Tracer)]
-
-        values = [leaves[i] for i in arrays]
-        inner, consts = opened(_traced(f, of_arrays, values))
-        found = iter(run(inner, consts, values, _equation))
-        # what was computed; a constant that `f` returns (a number, a NumPy array) stays what it is
-        out = [_array(next(found)) if isinstance(x, jax.core.Tracer) else x for x in out]
-        return jax.tree.unflatten(out_tree, out)  # type: ignore[no-any-return]
+        return through_arrays(f, args, kwargs, again)
 
     return Wrapper(f, without_rules, plain)
 
 
-def _traced(f: Callable[..., Any], of_arrays: Callable[..., Any], values: Sequence[Any]) -> Any:
-    try:
-        return jax.make_jaxpr(of_arrays)(*values)
-    except NotImplementedError as e:
-        # the second where custom_vjp is one of JAX 0.12's classes (JAX_CUSTOM_VJP3)
-        if "custom_vjp_call" not in str(e) and "must implement `transpose`" not in str(e):
-            raise
-        name = getattr(f, "__name__", "f")
-        raise NotImplementedError(
-            f"plain: {name} transposes a function that has a derivative rule (a linear solver or "
-            "jax.linear_transpose does), and that while it is traced, before its rules can be "
-            f"removed. Give that function there without rules: plain(g) for the g that {name} "
-            "transposes"
-        ) from e
-
-
-def _array(x: Any) -> jax.Array:
-    """A result as an array: what depends on no argument is a literal of the jaxpr."""
-    return x if isinstance(x, jax.Array) else jnp.asarray(x)
-
-
-def _equation(eqn: Equation, values: list[Any]) -> Sequence[Any]:
-    """Run `eqn` without the custom rules in it."""
-    if (name := eqn.primitive.name) in _CUSTOM:
-        inner, consts = opened(eqn.params[_CUSTOM[name]])
-        return run(inner, consts, values, _equation)
-    if _is_custom_class(eqn) or _is_hijax(eqn):
-        inner, consts = opened(jax.make_jaxpr(functools.partial(_expanded, eqn))(*values))
-        return run(inner, consts, values, _equation)
-    if _is_foreign(eqn):
-        traced = _implementation(eqn, values)
-        if traced is None:
+def _without_rule(eqn: Equation, values: list[Any]) -> Sequence[Any]:
+    """Run the function that `eqn` calls, without the custom rules in it."""
+    if is_foreign(eqn) and not is_hijax(eqn):
+        computed = _implementation(eqn, values)
+        if computed is None:
             return bind(eqn, values)
-        inner, consts = opened(traced)
-        return run(inner, consts, values, _equation)
-    if not _has_rule(eqn):
-        return bind(eqn, values)
-    if name == "shard_map":
-        return _shard_map(eqn, values)
-    if _is_checkpoint_class(eqn):
-        return _checkpoint(eqn, values)
-    return bind(eqn, values, **{k: _stripped(p) for k, p in eqn.params.items() if _jaxprs(p)})
+        inner, consts = opened(computed)
+    else:
+        inner, consts = as_written(eqn, values)
+    return PLAIN.run(inner, consts, values)
 
 
-def _is_custom_class(eqn: Equation) -> bool:
-    """Whether `eqn` is a rule as a class: JAX's own, or somebody's hijax primitive."""
-    prim: Any = eqn.params.get("_prim")
-    while type(prim).__name__ == "VmapOf":  # JAX 0.10's class for one under vmap
-        prim = prim.prim
-    return prim is not None and (type(prim).__name__ in _CUSTOM_CLASSES or is_foreign_class(prim))
-
-
-def _is_foreign(eqn: Equation) -> bool:
-    return "_prim" not in eqn.params and is_foreign_primitive(eqn.primitive)
-
-
-def _is_hijax(eqn: Equation) -> bool:
-    """Whether `eqn` is somebody's primitive of hijax's older kind, with ``to_lojax``."""
-    return _is_foreign(eqn) and is_foreign_class(eqn.primitive) and _lowered(eqn) is not None
-
-
-def _lowered(eqn: Equation) -> Callable[..., Any] | None:
-    return getattr(eqn.primitive, "to_lojax", None)
+PLAIN = Rewrite(lambda eqn: has_rule(eqn) or is_foreign(eqn), _without_rule)
 
 
 def _implementation(eqn: Equation, values: Sequence[Any]) -> Any:
@@ -187,88 +115,7 @@ def _binds(jaxpr: Any, primitive: Any) -> bool:
     return any(
         eqn.primitive is primitive
         or any(
-            _binds(opened(inner)[0], primitive) for p in eqn.params.values() for inner in _jaxprs(p)
+            _binds(opened(inner)[0], primitive) for p in eqn.params.values() for inner in jaxprs(p)
         )
         for eqn in jaxpr.eqns
-    )
-
-
-def _is_checkpoint_class(eqn: Equation) -> bool:
-    """Whether `eqn` is `jax.checkpoint`, where that is one of JAX 0.12's classes (JAX_REMAT3)."""
-    return type(eqn.params.get("_prim")).__name__ == "RematTraced"
-
-
-def _checkpoint(eqn: Equation, values: list[Any]) -> Sequence[Any]:
-    """Call `jax.checkpoint` anew, on the function in it without rules."""
-    prim = eqn.params["_prim"]
-    inner, consts = opened(prim.jaxpr)
-
-    def body(*args: Any) -> tuple[Any, ...]:
-        return tuple(run(inner, consts, args, _equation))
-
-    again = jax.checkpoint(body, policy=prim.policy, prevent_cse=prim.prevent_cse)
-    return again(*values)  # type: ignore[no-any-return]
-
-
-def _expanded(eqn: Equation, *values: Any) -> list[Any]:
-    """The function as it was written, of an equation that is of a custom class."""
-    if lowered := None if "_prim" in eqn.params else _lowered(eqn):
-        return jax.tree.leaves(lowered(*values, **eqn.params))
-    prim = eqn.params["_prim"]
-    return jax.tree.leaves(prim.expand(*jax.tree.unflatten(prim.in_tree, values)))
-
-
-def _stripped(param: Any) -> Any:
-    """The parameter of an equation with each jaxpr in it traced again, without rules."""
-    if isinstance(param, (Closed, core.Jaxpr)):
-        inner, consts = opened(param)
-        avals = [v.aval for v in inner.invars]
-        closed = jax.make_jaxpr(lambda *args: run(inner, consts, args, _equation))(*avals)
-        if isinstance(param, Closed):
-            return closed
-        # an open jaxpr cannot hold constants, and this one had none to begin with
-        return closed.jaxpr
-    stripped = [_stripped(p) if _jaxprs(p) else p for p in param]
-    return type(param)(*stripped) if hasattr(param, "_fields") else type(param)(stripped)
-
-
-def _shard_map(eqn: Equation, values: list[Any]) -> Sequence[Any]:
-    """Call `jax.shard_map` anew: only inside it are the mesh's axis names bound."""
-    p = eqn.params
-    inner, consts = opened(p["jaxpr"])
-
-    def body(*args: Any) -> tuple[Any, ...]:
-        return tuple(run(inner, consts, args, _equation))
-
-    mapped = jax.shard_map(
-        body,
-        mesh=p["mesh"],
-        in_specs=p["in_specs"],
-        out_specs=tuple(p["out_specs"]),
-        check_vma=p["check_vma"],
-        axis_names=p["newly_manual_axes"],
-    )
-    with eqn.ctx.manager:
-        return mapped(*values)
-
-
-def _jaxprs(param: Any) -> list[Any]:
-    """The jaxprs held by one parameter of an equation."""
-    if isinstance(param, (Closed, core.Jaxpr)):
-        return [param]
-    if isinstance(param, (tuple, list)):
-        return [p for p in param if isinstance(p, (Closed, core.Jaxpr))]
-    return []
-
-
-def _has_rule(eqn: Equation) -> bool:
-    """Whether a custom rule is in `eqn` or in a function it calls, at any depth."""
-    if eqn.primitive.name in _CUSTOM or _is_custom_class(eqn) or _is_foreign(eqn):
-        return True
-    params = eqn.params["_prim"].params if _is_checkpoint_class(eqn) else eqn.params
-    return any(
-        _has_rule(inner)
-        for param in params.values()
-        for jaxpr in _jaxprs(param)
-        for inner in opened(jaxpr)[0].eqns
     )

@@ -30,8 +30,9 @@ def forward_mode(op: str, error: Exception) -> ForwardModeError | None:
     return ForwardModeError(
         f"{op}: it has a derivative rule for reverse mode alone (jax.custom_vjp), and forward-mode "
         f"autodiff (jvp) was asked of it: jvp, jacfwd, linearize, or hessian through a rule that "
-        f"calls {op}. Use fnnet.plain({op}), or fnnet.plain of the function that calls it: the "
-        "same values, with JAX's own derivatives"
+        f"calls {op}. Give it one, by register(..., forward_mode=True) or fnnet.both_modes; or use "
+        f"fnnet.plain({op}), or fnnet.plain of the function that calls it: the same values, with "
+        "JAX's own derivatives"
     )
 
 

@@ -12,6 +12,7 @@ for one dtype, all cotangents at once; what JAX asks beyond that is done here:
 
 from __future__ import annotations
 
+import functools
 import inspect
 import itertools
 from collections.abc import Callable, Sequence
@@ -19,10 +20,13 @@ from typing import Any, ParamSpec, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax import dtypes
 
-from fnnet.rules.agreement import is_differentiable
+from fnnet.rules.agreement import SymbolicZero, is_differentiable
 from fnnet.rules.arguments import Arguments
 from fnnet.rules.mesh import forward_with_axes_automatic
+from fnnet.rules.modes import in_both_modes
 from fnnet.rules.passes import Pass, Rule
 from fnnet.rules.refusals import (
     asked_of,
@@ -46,6 +50,8 @@ def register(
     name: str | None = None,
     static_argnames: str | Sequence[str] = (),
     automatic_axes: bool = False,
+    forward_mode: bool = True,
+    tangent: Callable[..., Any] | None = None,
 ) -> Callable[P, R]:
     """Give `forward` the derivative rule ``(fwd, bwd)``.
 
@@ -70,15 +76,23 @@ def register(
         static_argnames: positional parameters that are not differentiated and have no cotangent,
             such as an axis. They, and keyword-only parameters (options), are passed to `bwd` too if
             it has parameters of their names. An option that `fwd` does not take keeps its default.
+        forward_mode: whether the function has a forward mode too; without it, JAX refuses one.
+        tangent: the rule of forward mode, if you derived that too::
+
+                tangent : res, T a, T b, ... -> T out
+
+            with the residuals of `fwd` and the tangents of the arguments that have a cotangent;
+            None stands for a tangent that is zero, also in what it returns. What `bwd` and it need
+            for such a tangent alone may be missing in `res`. It is linear in the tangents, as `bwd`
+            is in `g`, and takes static arguments and options by name as `bwd` does. By default JAX
+            differentiates `forward`.
         automatic_axes: for a forward with loops or slices, which know nothing of shardings: on a
             mesh of explicit axes `forward` and `fwd` run with the axes automatic, as `bwd` always
             does. The result is sharded as the first argument is, on the axes it shares with it.
 
     Returns:
-        The differentiable function, with `forward`'s signature, docstring and name. Grad, vmap,
-        scan, checkpoint, shard_map and second derivatives work; forward-mode differentiation of the
-        function itself does not, nor does `jax.linear_transpose`, which some solvers call
-        (`jax.scipy.sparse.linalg.bicgstab`): use `fnnet.plain`. It is not compiled: put
+        The differentiable function, with `forward`'s signature, docstring and name. Grad, jvp,
+        vmap, scan, checkpoint, shard_map and second derivatives work. It is not compiled: put
         `jax.jit` around it, or around what calls it. It can be pickled where its module has a name
         for it.
 
@@ -109,7 +123,9 @@ def register(
             f"{name}: static_argnames names {sorted(unknown)}, which forward does not have; "
             f"its parameters are {list(signature.parameters)}"
         )
-    rule = Rule(name, forward, fwd, bwd, _accepted(bwd), automatic_axes)
+    rule = Rule(name, forward, fwd, bwd, _accepted(bwd), automatic_axes, forward_mode)
+    if tangent is not None:
+        rule = rule._replace(tangent=tangent, tangent_takes=_accepted(tangent))
     spare = _spare(signature, fwd)
 
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -184,9 +200,8 @@ def _call(rule: Rule, arguments: Arguments) -> Any:
 
         return run(forward, operands)
 
-    def fwd(_: Any, *primals: Any) -> tuple[Any, list[Any]]:
-        operands = [p.value for p in primals]
-        wanted = [p.perturbed for p in primals]
+    def passed(operands: Sequence[Any], wanted: Sequence[bool]) -> tuple[Any, Pass]:
+        """The value, and the pass it belongs to."""
         if what := arguments.closed_over(wanted):
             raise no_derivative(rule.name, what)
         # a derivative by any of the others is asked of what stands for it
@@ -206,8 +221,11 @@ def _call(rule: Rule, arguments: Arguments) -> Any:
         out, res = pair
         _same_type(rule.name, out, jax.eval_shape(primal, (), *operands))
         known = arguments.known(operands)
-        taken = {k: known[k] for k in rule.bwd_takes if k in known}
-        this = Pass(rule, arguments, operands, wanted, out, (res, taken))
+        taken = {k: known[k] for k in rule.bwd_takes | rule.tangent_takes if k in known}
+        return out, Pass(rule, arguments, operands, wanted, out, (res, taken))
+
+    def fwd(_: Any, *primals: Any) -> tuple[Any, list[Any]]:
+        out, this = passed([p.value for p in primals], [p.perturbed for p in primals])
         # The backward pass must find the pass it belongs to. One traced call may be differentiated
         # in several ways (for x, for w), but JAX keeps one structure of residuals for them all: so
         # the number travels as a shape, which is as static and is kept with each.
@@ -218,22 +236,70 @@ def _call(rule: Rule, arguments: Arguments) -> Any:
     def bwd(saved: list[jax.Array], g: Any) -> tuple[Any, ...]:
         number, *residuals = saved
         this = passes[number.shape[-1]]
-        return [jnp.zeros((), jnp.float32)] * len(asked), *this.cotangents(residuals, g)
+        return [jnp.zeros((), jnp.float32)] * len(labels), *this.cotangents(residuals, g)
 
     primal.__name__, fwd.__name__, bwd.__name__ = rule.name, f"{rule.name}_fwd", f"{rule.name}_bwd"
     core = jax.custom_vjp(primal)
     core.defvjp(fwd, bwd, symbolic_zeros=True)
     operands, traced = arguments.release()
-    try:
-        asked = [asked_of(rule.name, what, x) for what, x in traced if is_differentiable(x)]
+    # those of the operands that have no cotangent: which, and what they are called
+    labels = {
+        i: what
+        for what, x in traced
+        for i, operand in enumerate(operands)
+        if operand is x and is_differentiable(x)
+    }
+
+    def call(*operands: Any) -> Any:
+        asked = [asked_of(rule.name, what, operands[i]) for i, what in labels.items()]
         # JAX's error, where this is transposed, names no function, but shows this line
         return core(asked, *operands)  # not for jax.linear_transpose: see fnnet.plain
+
+    call.__name__ = rule.name
+    try:
+        if rule.forward_mode and _are_traced(operands):
+            form = _by_tangent(functools.partial(primal, ()), passed, rule, labels)
+            return in_both_modes(call, operands, form=form)
+        return call(*operands)
     except Exception as e:
         if differentiated(e) and (what := arguments.closed_over()):
             raise no_derivative(rule.name, what) from e
         if refused := forward_mode(rule.name, e):
             raise refused from (None if refused is e else e)
         raise
+
+
+def _by_tangent(
+    primal: Callable[..., Any],
+    passed: Callable[..., tuple[Any, Pass]],
+    rule: Rule,
+    labels: dict[int, str],
+) -> Callable[..., Any] | None:
+    """The function whose forward mode is by the rule's `tangent`, if it has one."""
+    if rule.tangent is None:
+        return None
+    form = jax.custom_jvp(lambda *operands: jax.tree.leaves(primal(*operands)))
+
+    def jvp(primals: Sequence[Any], tangents: Sequence[Any]) -> tuple[list[Any], list[Any]]:
+        asked = [not isinstance(t, SymbolicZero) and is_differentiable(t) for t in tangents]
+        for i, what in labels.items():
+            if asked[i]:
+                raise no_derivative(rule.name, what)
+        out, this = passed(primals, asked)
+        given = [t for t, a in zip(tangents, asked, strict=True) if a]
+        dots = iter(this.tangents(this.release(), given))
+        outs = [jnp.asarray(x) for x in jax.tree.leaves(out)]
+        no_dot = [None if is_differentiable(x) else np.zeros(x.shape, dtypes.float0) for x in outs]
+        return outs, [next(dots) if zero is None else zero for zero in no_dot]
+
+    form.defjvp(jvp, symbolic_zeros=True)
+    return form
+
+
+def _are_traced(operands: Sequence[Any]) -> bool:
+    """Whether a derivative may be asked: not of numbers, and not of what is written to."""
+    is_traced = any(isinstance(x, jax.core.Tracer) for x in operands)
+    return is_traced and not any(isinstance(x, jax.Ref) for x in operands)
 
 
 def _same_type(name: str, out: Any, expected: Any) -> None:

@@ -4,7 +4,6 @@ import itertools
 
 import jax
 import jax.numpy as jnp
-import pytest
 from jax import lax
 
 import fnnet
@@ -279,13 +278,6 @@ def test_precision_argument_reaches_every_product(key):
             found = dots(jax.grad(loss, (0, 1)), x, w)
             assert len(found) == 3
             assert all("HIGHEST" in p and "DEFAULT" not in p for p in found)
-
-
-def test_forward_mode_is_refused_and_plain_allows_it(key):
-    x = jax.random.normal(key, (3,))
-    with pytest.raises(TypeError, match=r"forward.mode"):
-        jax.jvp(fnnet.relu, (x,), (x,))
-    assert_close(jax.jvp(fnnet.plain(fnnet.relu), (x,), (x,))[1], jnp.maximum(x, 0))
 
 
 @each_op()

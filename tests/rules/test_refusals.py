@@ -13,7 +13,13 @@ from jax import dtypes
 import fnnet
 from fnnet import register
 
-square = register(lambda x: x * x, lambda x: (x * x, x), lambda x, g: (2 * x * g,), name="square")
+square = register(
+    lambda x: x * x,
+    lambda x: (x * x, x),
+    lambda x, g: (2 * x * g,),
+    name="square",
+    forward_mode=False,
+)
 through_rule = register(
     lambda x: x * x, lambda x: (x * x, x), lambda x, g: (2 * square(x) * g,), name="through_rule"
 )
@@ -34,12 +40,14 @@ FORWARD_MODE = {
 }
 
 
-@pytest.mark.parametrize("op", [square, fnnet.relu], ids=["registered", "public"])
 @pytest.mark.parametrize("mode", FORWARD_MODE)
-def test_forward_mode(op, mode):
-    name = op.__name__
-    with pytest.raises(TypeError, match=rf"(?s)^{name}: .*forward-mode.*fnnet\.plain\({name}\)"):
-        FORWARD_MODE[mode](op)
+def test_forward_mode(mode):
+    """Of a function that is registered without it."""
+    remedy = r"register\(\.\.\., forward_mode=True\).*fnnet\.plain\(square\)"
+    with pytest.raises(TypeError, match=rf"(?s)^square: .*forward-mode.*{remedy}"):
+        FORWARD_MODE[mode](square)
+    with_it = jax.tree.leaves(FORWARD_MODE[mode](fnnet.relu))
+    assert all(np.isfinite(x).all() for x in with_it)
 
 
 def test_forward_mode_through_a_rule_that_calls_a_rule():
@@ -120,18 +128,34 @@ def test_a_function_that_tells_no_parameters():
         register(3, lambda a: (a, a), lambda r, g: (g,))  # type: ignore[arg-type]
 
 
-def test_a_transposed_op_is_found_in_the_traceback():
-    """JAX's message names no function; where the op was called, it shows, and the remedy."""
-
-    def product(x):
-        return fnnet.matmul(np.eye(3), x)
-
+def test_a_transposed_function_is_found_in_the_traceback():
+    """JAX's message names no function; where it was called, it shows, and the remedy."""
     with pytest.raises(NotImplementedError) as raised:
-        jax.linear_transpose(product, X)(X)
+        jax.linear_transpose(square, X)(X)
     shown = "".join(traceback.format_exception(raised.value))
-    assert "in matmul\n" in shown
     assert "linear_transpose: see fnnet.plain" in shown
-    assert np.all(jax.linear_transpose(fnnet.plain(product), X)(X)[0] == X)
+
+
+def test_a_transpose_of_what_is_not_linear():
+    for op in (
+        fnnet.relu,
+        jax.jit(register(jnp.sin, lambda x: (jnp.sin(x), x), lambda x, g: (g,))),
+    ):
+        with pytest.raises(Exception, match=r"(?i)transpos|linear"):
+            jax.linear_transpose(op, X)(X)
+
+
+def test_a_backward_rule_that_cannot_be_transposed():
+    """It is said where a linear function is made of it; the other derivatives are right."""
+
+    def bwd(x, g):
+        return (jax.lax.while_loop(lambda s: s[0] < 2, lambda s: (s[0] + 1, s[1] * x), (0, g))[1],)
+
+    cube = register(lambda x: x**3 / 3, lambda x: (x**3 / 3, x), bwd, name="cube")
+    assert jax.grad(cube)(2.0) == 4
+    assert jax.jvp(cube, (2.0,), (1.0,))[1] == 4
+    with pytest.raises(NotImplementedError, match=r"cube: its linear part .*jax\.jvp.*plain"):
+        jax.linearize(cube, 2.0)[1](1.0)
 
 
 STAND_INS = {

@@ -4,6 +4,7 @@ ops         every op is `fnnet.NAME`; each file of `fnnet.ops` derives its backw
 rules       `register`, to give your own function the gradient you derived; `plain`, to take it
             away; `both_modes`, to give forward mode to anybody's function with such a gradient
 net         `init`, `layers`, `backprop`, `ladder`: the chapter's machinery, functionally
+curvature   Gauss-Newton and Hessian products, diagonals and traces
 measure     `memory`: what an array holds, what a backward pass stores, what a program needs;
             `targets`: the same for a TPU or a GPU that is not there; loads when asked for
 check       is your own hand-derived gradient right? `check.check_vjp`; loads when asked for
@@ -19,6 +20,7 @@ if sys.argv[:1] == ["-m"]:  # `python -m` is looking for its module: perhaps for
     starting(sys.orig_argv)
 
 from fnnet import backprop as backprop
+from fnnet import curvature as curvature
 from fnnet import init as init
 from fnnet import ladder as ladder
 from fnnet import layers as layers
@@ -65,6 +67,7 @@ __all__ = [
     "check",
     "conv2d",
     "cross_entropy",
+    "curvature",
     "fold",
     "gelu",
     "glu_mlp",

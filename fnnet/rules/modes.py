@@ -33,6 +33,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.experimental import jet
 from jax.extend import core
 from jax.interpreters import ad, batching, mlir, partial_eval
@@ -179,7 +180,13 @@ class _Pullback:
 
         token = is_transposed.set(True)
         try:
-            return list(jax.linear_transpose(backward, *self.types)(tuple(tangents)))
+            try:
+                found = jax.linear_transpose(backward, *self.types)(tuple(tangents))
+            except Exception:
+                # A rule may look at its cotangent (whether it is zero), and is linear all the same:
+                # of a linear function the derivative is the function, at whatever point.
+                ones = [jnp.ones(t.shape, t.dtype) for t in self.types]
+                found = jax.vjp(backward, *ones)[1](tuple(tangents))
         except Exception as e:
             if str(e).startswith(f"{self._name}: "):  # what is said of a rule is said already
                 raise
@@ -190,6 +197,7 @@ class _Pullback:
             ) from e
         finally:
             is_transposed.reset(token)
+        return list(found)
 
 
 def _forward_pass(
@@ -304,7 +312,14 @@ def _transpose(cts: Sequence[Any], *args: Any, call_jaxpr: Any, **_: Any) -> lis
 
     some = [x.aval for x in where(asked, args)]
     given = [ad.instantiate_zeros(ct) for ct in where(varying, cts)]
-    found = jax.linear_transpose(of_some, *some)(given)
+    try:
+        found = jax.linear_transpose(of_some, *some)(given)
+    except Exception as e:
+        raise NotImplementedError(
+            f"{name_of(call_jaxpr)}: its transpose is asked for (jax.linear_transpose, a solver), "
+            "which JAX has of functions that are linear in those of their arguments. What JAX "
+            f"says: {type(e).__name__} {str(e).splitlines()[:1]}"
+        ) from e
     return merged(asked, found, [None] * len(args))
 
 

@@ -25,6 +25,7 @@ from fnnet.check.case.case import Case, Terms
 from fnnet.check.case.made import make_case, seed_of
 from fnnet.check.case.modes import NATIVE, Program
 from fnnet.check.case.subject import Arrays
+from fnnet.check.case.thresholds import NEAR
 from fnnet.check.oracle import further
 from fnnet.check.oracle.numerical import pairing
 from fnnet.check.oracle.tolerance import scale_of
@@ -33,8 +34,6 @@ from fnnet.check.report.table import table
 ORDERS = (1, 2, 3)
 # a tenth of the arguments' sizes at most: beyond, the series' next term is no longer small
 STEPS = 0.1 * 0.4 ** np.arange(10.0)
-# by how much a slope may stay below its order and be that order's
-NEAR = 0.3
 
 
 @dataclasses.dataclass(frozen=True)

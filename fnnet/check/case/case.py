@@ -18,11 +18,8 @@ from fnnet.check.case.large import LARGE, drawn, lean
 from fnnet.check.case.modes import NATIVE, WIDE, Mode, Program, as_it_is, epsilon, narrowed, widened
 from fnnet.check.case.precision import narrowest
 from fnnet.check.case.subject import Arrays, Subject
+from fnnet.check.case.thresholds import FLOOR_32, FLOOR_64
 from fnnet.rules import plain
-
-# relative to its leaf's scale, what may differ in float64: rounding alone, where the caller works
-# in float64; else also constants that a rule has to single precision only
-FLOOR_64, FLOOR_32 = 1e-10, 5e-7
 
 
 def pull(flat: Callable[..., Any]) -> Callable[..., Any]:

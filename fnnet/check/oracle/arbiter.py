@@ -17,15 +17,10 @@ from fnnet.check.case.case import Case
 from fnnet.check.case.host import equations
 from fnnet.check.case.modes import NATIVE
 from fnnet.check.case.subject import Arrays
+from fnnet.check.case.thresholds import BESIDE, BESIDE_NATIVE, ESTIMATE, PAIRS, SAME, SAME_NATIVE
 from fnnet.check.oracle.numerical import Differences
 from fnnet.check.oracle.tolerance import Compared, compared, scale_of
 
-# how far beside the sample point a kink is looked for, relative to each number
-BESIDE = 1e-6
-BESIDE_NATIVE = 1e-3
-PAIRS = 4
-# differences that side with a rule agree with it to so much of its size
-SAME, SAME_NATIVE = 1e-3, 2e-2
 # elements that are all differenced, where autodiff is wrong as well as the rule
 MOST = 64
 
@@ -148,7 +143,7 @@ class Arbiter:
         for index in [tuple(i) for i in np.argwhere(unclear)[: self._tries]]:
             d = self._derivative(number, index)
             if not d.kink and d.reliable and np.isfinite(c.got[index]) and not case.declared:
-                if abs(d.value - np.real(c.got[index])) > 10 * d.error + 1e-3 * abs(d.value):
+                if abs(d.value - np.real(c.got[index])) > ESTIMATE * d.error + 1e-3 * abs(d.value):
                     return Judgement(
                         True, index, kinks, unreliable, "autodiff gives no number here"
                     )
@@ -194,7 +189,7 @@ class Arbiter:
         v[number][at] = scale_of(case.values[number]) or 1.0
         d = self.differences.along(v)
         got, want = (float(np.sum(x * v[number])) for x in (np.where(at, c.got, 0), c.want))
-        near = 10 * d.error + 1e-4 * abs(d.value)
+        near = ESTIMATE * d.error + 1e-4 * abs(d.value)
         return not d.kink and d.reliable and abs(want - d.value) <= near < 0.1 * abs(got - d.value)
 
     def _continued(self, number: int, c: Compared) -> Any:
@@ -216,11 +211,15 @@ class Arbiter:
             return None
         d = self._derivative(number, index)
         gap = abs(d.value - c.want[index])
-        if d.kink or d.error > 0.1 * abs(d.value) or gap <= 10 * d.error + 1e-3 * abs(d.value):
+        if (
+            d.kink
+            or d.error > 0.1 * abs(d.value)
+            or gap <= ESTIMATE * d.error + 1e-3 * abs(d.value)
+        ):
             return None
         all_ = [self._derivative(number, tuple(map(int, i))) for i in np.ndindex(c.want.shape)]
         want = np.array([d.value for d in all_]).reshape(c.want.shape)
-        bound = np.array([10 * d.error for d in all_]).reshape(c.want.shape)
+        bound = np.array([ESTIMATE * d.error for d in all_]).reshape(c.want.shape)
         if not np.isfinite(bound).all():
             return None
         return compared(c.got, want, bound + 1e-6 * np.abs(want))
@@ -253,7 +252,7 @@ class Arbiter:
             return "open" if self._case.inexact and near else "rule"
         # nearer to the rule than to autodiff is not enough: both may be wrong
         least = SAME_NATIVE if self._case.work is NATIVE else SAME
-        near = min(10 * d.error + least * abs(d.value), 0.25 * abs(got - want))
+        near = min(ESTIMATE * d.error + least * abs(d.value), 0.25 * abs(got - want))
         if abs(d.value - got) <= near:
             return "stopped" if self._stopped(number, index) else "oracle"
         return "rule"
@@ -269,7 +268,7 @@ class Arbiter:
         (beside, _), want = self.points(0), self.beside[number][0][index]
         base = scale_of(self._case.values[number]) or 1.0
         d = self.differences.element(number, index, at=beside, base=base)
-        agree = abs(d.value - np.real(want)) <= 10 * d.error + 1e-3 * abs(d.value)
+        agree = abs(d.value - np.real(want)) <= ESTIMATE * d.error + 1e-3 * abs(d.value)
         return d.kink or not d.reliable or not agree
 
     @functools.cached_property

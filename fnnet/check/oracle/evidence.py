@@ -11,11 +11,11 @@ from fnnet.check.case.case import Case, pull
 from fnnet.check.case.finding import Detail, Finding, Verdict
 from fnnet.check.case.modes import NATIVE, Program, as_it_is, widened
 from fnnet.check.case.subject import Arrays
+from fnnet.check.case.thresholds import MARGIN
 from fnnet.check.oracle.arbiter import Arbiter
 from fnnet.check.oracle.further import further
 from fnnet.check.oracle.repeatable import difference
 from fnnet.check.oracle.tolerance import (
-    MARGIN,
     Compared,
     few_digits,
     natural_scale,

@@ -26,13 +26,9 @@ from fnnet.check.case.case import Case, pull
 from fnnet.check.case.host import equations
 from fnnet.check.case.modes import Program, widened
 from fnnet.check.case.subject import Arrays, is_float
+from fnnet.check.case.thresholds import LOOSEST, SLOWEST
 from fnnet.check.oracle.tolerance import scale_of
 from fnnet.rules.jaxpr import Closed, Equation, bind, opened, run
-
-# slower than this a loop is not said to converge: its last step tells nothing of what is left
-SLOWEST = 0.9
-# less exact than this, relative to its largest number, a value is not that of a solver
-LOOSEST = 1e-2
 
 _COMPARISONS = frozenset({"gt", "lt", "ge", "le", "ne", "eq"})
 

@@ -13,20 +13,8 @@ from fnnet.check.case.case import Case
 from fnnet.check.case.large import signed, widely
 from fnnet.check.case.modes import NATIVE, WIDE, Program
 from fnnet.check.case.subject import Arrays
+from fnnet.check.case.thresholds import AGREE, ESTIMATE, FINE, RATIO, STEPS, WOBBLE
 from fnnet.check.oracle.tolerance import scale_of
-
-# steps relative to the size of the argument. No ratio of two of them is a whole number: a fast
-# periodic function would look smooth at all of them
-RATIO = 3.7
-STEPS = 0.1 * RATIO ** -np.arange(13.0)
-# a value that is constant in pieces has a slope where its pieces are fine: no more than this part
-# of it, as a solver's tolerance or a float's spacing; a coarser one is a step function
-FINE = 2e-3
-# and only where steps much larger than a piece agree on the slope to this
-AGREE = 5e-2
-# a large step sees what a small one cannot, where the function takes other paths from point to
-# point; within this it is put down to how exact its value is
-WOBBLE = 1e-3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,7 +148,7 @@ class Differences:
         gap = abs(right - left)
         most = max(abs(right), abs(left))
         least = 1e-4 if mode is NATIVE else 1e-7
-        kink = bool(gap > 10 * side_error + least * most) and np.isfinite(gap)
+        kink = bool(gap > ESTIMATE * side_error + least * most) and np.isfinite(gap)
         return Derivative(value, error, left, right, side_error, bool(kink))
 
     def element(

@@ -23,11 +23,10 @@ from fnnet.check.case.case import Case
 from fnnet.check.case.large import signed
 from fnnet.check.case.modes import NATIVE, Mode
 from fnnet.check.case.subject import Arrays
+from fnnet.check.case.thresholds import DRAWS
 
 # numbers looked at at once, in a large array
 PART = 1 << 18
-DRAWS = 3
-MARGIN = 16.0
 
 
 @dataclasses.dataclass

@@ -15,22 +15,18 @@ import numpy as np
 
 from fnnet.check.case.finding import Detail, Finding, Verdict
 from fnnet.check.case.modes import NATIVE
+from fnnet.check.case.thresholds import ESTIMATE, LEAST_POWER, MARGIN, ROUGH, ROUGH_NATIVE
 from fnnet.check.diagnosis.fit import Pair, times
 from fnnet.check.diagnosis.surrogate import REMEDY
 from fnnet.check.oracle.evidence import Evidence
 from fnnet.check.oracle.numerical import Derivative, pairing
-from fnnet.check.oracle.tolerance import MARGIN, natural_scale, scale_of
+from fnnet.check.oracle.tolerance import natural_scale, scale_of
 
 NAME = "reverse against differences"
 ALL_ELEMENTS = 64
 # random directions over a large argument without another witness: one for so many elements, as the
 # derivative along it grows with their number and what it shows of each of them shrinks
 BLOCK, MOST_BLOCKS = 512, 8
-# of the largest number in a leaf's gradient: what would see no smaller error decides nothing
-LEAST_POWER = 0.25
-# differences that convict agree among each other to so much of their size: three out of a dozen
-# steps over a rough function agree to a tenth by chance, one time in ten
-ROUGH, ROUGH_NATIVE = 1e-3, 2e-2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,7 +142,7 @@ def _verdict(
             unsure += 1
             power = np.inf if counts else power
             continue
-        bound = 10 * d.error + (1e-6 if case.work is not NATIVE else 1e-2) * abs(d.value)
+        bound = ESTIMATE * d.error + (1e-6 if case.work is not NATIVE else 1e-2) * abs(d.value)
         bound += e.cancelled + 1e-9 * scale + (1e-2 * scale if case.work is NATIVE else 0)
         if case.witness:
             bound += MARGIN * e.iterating * scale
@@ -154,7 +150,7 @@ def _verdict(
             bound += MARGIN * case.gradients_iterated[number] * scale
         if d.kink:
             low, high = sorted((d.left, d.right))
-            margin = 10 * d.side_error + 1e-6 * max(abs(low), abs(high))
+            margin = ESTIMATE * d.side_error + 1e-6 * max(abs(low), abs(high))
             kinks += 1
             # along a random direction a kink of another element enters: nothing can be said
             if index is None or low - margin <= got <= high + margin:
@@ -246,7 +242,7 @@ def _fitted(
         and not a.d.kink
         and a.d.error <= 0.05 * max(abs(a.d.value), scale)
     ]
-    near = max((10 * a.d.error for a in known), default=0.0) + 1e-6 * scale
+    near = max((ESTIMATE * a.d.error for a in known), default=0.0) + 1e-6 * scale
     if everywhere and known and not np.iscomplexobj(got):
         want = got.copy()  # where they do not settle nothing is held against the rule
         for a in known:

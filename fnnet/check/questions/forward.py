@@ -16,12 +16,12 @@ from fnnet.check.case.finding import Detail, Finding
 from fnnet.check.case.kinds import HIJAX
 from fnnet.check.case.modes import NATIVE, Program, widened
 from fnnet.check.case.subject import Arrays
+from fnnet.check.case.thresholds import MARGIN, ROUGH, ROUGH_NATIVE
 from fnnet.check.diagnosis.explain import explain, lacks_forward
 from fnnet.check.diagnosis.fit import fit
 from fnnet.check.oracle.evidence import Evidence, finding
 from fnnet.check.oracle.numerical import pairing
-from fnnet.check.oracle.tolerance import MARGIN, Compared, compared, scale_of, smooth
-from fnnet.check.questions.differences import ROUGH, ROUGH_NATIVE
+from fnnet.check.oracle.tolerance import Compared, compared, scale_of, smooth
 from fnnet.check.questions.pushed import (
     evaluated,
     linearized,

@@ -23,10 +23,11 @@ from fnnet.check.case.modes import (
     widened,
 )
 from fnnet.check.case.subject import Arrays
+from fnnet.check.case.thresholds import DRAWS, MARGIN
 from fnnet.check.diagnosis import mistakes
 from fnnet.check.oracle import further
 from fnnet.check.oracle.evidence import Evidence, finding
-from fnnet.check.oracle.tolerance import DRAWS, MARGIN, scale_of, smooth, typical
+from fnnet.check.oracle.tolerance import scale_of, smooth, typical
 from fnnet.check.questions.reverse import CANCELS, excused, nearest
 
 NAME = "low precision"

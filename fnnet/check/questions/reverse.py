@@ -14,10 +14,10 @@ import numpy as np
 
 from fnnet.check.case.finding import Detail, Finding
 from fnnet.check.case.modes import NATIVE, epsilon, in_16_bits
+from fnnet.check.case.thresholds import MARGIN, NOISY, PLAINLY
 from fnnet.check.diagnosis import mistakes
 from fnnet.check.oracle.evidence import Evidence, finding
 from fnnet.check.oracle.tolerance import (
-    MARGIN,
     Compared,
     by_parts,
     compared,
@@ -83,7 +83,7 @@ def ask(e: Evidence) -> list[Finding]:
             e.accused[path] = code
             findings.append(finding(NAME, path, c, index, "wrong", code, detail))
             continue
-        noisy = case.power[path] > 1e-2
+        noisy = case.power[path] > NOISY
         nan = np.isnan(c.got) & np.isnan(c.want)
         e.doubt(i, judged.open | nan)
         e.settle(i, judged.sided)
@@ -132,7 +132,7 @@ def _right_as_called(e: Evidence, i: int, c: Compared) -> bool:
     with np.errstate(all="ignore"):
         error = np.abs(e.hand_native[i] - e.truth[i])
         near = error <= narrow_bound(e, i, e.truth_native[i], case.native_eps)
-        return bool(np.all(near | ~c.bad) and np.all((error < 0.1 * c.error)[c.bad]))
+        return bool(np.all(near | ~c.bad) and np.all((error < PLAINLY * c.error)[c.bad]))
 
 
 def in_own_dtypes(e: Evidence, wrong: set[int]) -> list[Finding]:

@@ -12,15 +12,15 @@ from fnnet.check.case.case import Case, first_line
 from fnnet.check.case.finding import Detail, Finding
 from fnnet.check.case.modes import NATIVE, Program, widened
 from fnnet.check.case.subject import Arrays
+from fnnet.check.case.thresholds import BLIND, MARGIN
 from fnnet.check.diagnosis import mistakes
 from fnnet.check.diagnosis.explain import FORWARD_MODE, by_nature, is_forward_mode
 from fnnet.check.oracle.evidence import Evidence, finding
 from fnnet.check.oracle.numerical import pairing
-from fnnet.check.oracle.tolerance import MARGIN, Compared, compared, scale_of, smooth, typical
+from fnnet.check.oracle.tolerance import Compared, compared, scale_of, smooth, typical
 
 NAME = "second order"
 NAME_CODE = "second_order"
-BLIND = 0.1  # of its answer: where an oracle's error is more, it says nothing
 WAYS = ("forward over reverse", "reverse over reverse")
 
 

@@ -14,11 +14,11 @@ import numpy as np
 from fnnet.check.case.case import Case
 from fnnet.check.case.finding import Detail, Finding
 from fnnet.check.case.modes import NATIVE, Mode, Program, epsilon, widened
+from fnnet.check.case.thresholds import MARGIN, ROUNDINGS
 from fnnet.check.oracle.evidence import Evidence, finding
-from fnnet.check.oracle.tolerance import MARGIN, Compared, by_parts, compared, scale_of
+from fnnet.check.oracle.tolerance import Compared, by_parts, compared, scale_of
 
 NAME = "value under differentiation"
-ROUNDINGS = 64  # by which two ways to write one value may differ
 NAME_REFERENCE = "value of the reference"
 
 

@@ -12,9 +12,10 @@ from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
 import fnnet
-from tests.cases import Case, each_op, each_op_with
+from tests.cases import Call, each_op, each_op_with
 from tests.compare import assert_close, loss_of
 from tests.ops.test_meshes import BATCHED, explicit, has_layouts, place
+from tests.ops.test_transforms import beside
 
 
 def _all(args):
@@ -121,19 +122,18 @@ SECOND = {
 
 
 @each_op_with("cells", ["first", "second"], long=["second"])
-def test_forward(case: Case, cells, key):
+def test_forward(case: Call, cells, key):
     args = tuple(case.args(key))
 
     def every(f, *args):
         rows = FIRST if cells == "first" else SECOND
         return {name: make(f, loss_of(f), args) for name, make in rows.items()}
 
-    run = jax.jit(every, static_argnums=0)
-    assert_close(run(case.op, *args), run(case.plain, *args))
+    assert_close(*beside(every, case)(*args))
 
 
 @each_op()
-def test_eagerly(case: Case, key):
+def test_eagerly(case: Call, key):
     args = tuple(case.args(key))
     assert_close(_pushed(case.op, args), _pushed(case.plain, args))
     got = _linear(case.op, args)(*_tangents(args))
@@ -141,7 +141,7 @@ def test_eagerly(case: Case, key):
 
 
 @each_op(**BATCHED, long=True)
-def test_shard_map(case: Case, key):
+def test_shard_map(case: Call, key):
     mesh = jax.make_mesh((4,), ("d",), axis_types=(AxisType.Auto,))
     args = tuple(case.args(key))
     specs = tuple(P() if axis is None else P(*[None] * axis, "d") for axis in case.batch)
@@ -157,7 +157,7 @@ def test_shard_map(case: Case, key):
 
 
 @each_op(where=has_layouts, long=True)
-def test_explicit_mesh(case: Case, key):
+def test_explicit_mesh(case: Call, key):
     mesh, _, args, _ = explicit(case, key)
     for layout in case.layouts:
         placed = tuple(place(args, mesh, layout))

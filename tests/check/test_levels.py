@@ -1,6 +1,7 @@
 """What each level asks, that it costs what it should, and that cheap answers are the same."""
 
 import json
+import os
 
 import jax
 import jax.numpy as jnp
@@ -101,6 +102,9 @@ def test_numpy_and_xla_answer_alike(name, monkeypatch):
     assert answers() == cheap
 
 
+@pytest.mark.skipif(
+    os.environ.get("JAX_CUSTOM_VJP3") == "1", reason="rules are hijax classes, which are compiled"
+)
 def test_how_much_is_compiled(compilations, monkeypatch):
     """In 64 bits nothing; in the caller's dtypes the function, its rule and its oracle."""
     f = changed(lin, lambda d, a, g: d)

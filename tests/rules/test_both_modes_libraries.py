@@ -61,7 +61,7 @@ def _jax_closure_convert():
 LIBRARIES = {
     "optax.scale_gradient": (_scale_gradient, False),
     "equinox.filter_custom_vjp": (_equinox_filter, True),
-    "equinox's checkpointed loop": (_equinox_loop, True),
+    "equinox's checkpointed loop": (_equinox_loop, False),
     "jax.custom_gradient": (_jax_custom_gradient, True),
     "a root by the implicit function theorem": (_jax_closure_convert, True),
 }

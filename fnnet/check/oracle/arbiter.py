@@ -214,7 +214,7 @@ class Arbiter:
         if (
             d.kink
             or d.error > 0.1 * abs(d.value)
-            or gap <= ESTIMATE * d.error + 1e-3 * abs(d.value)
+            or gap <= ESTIMATE * d.error + SAME * abs(d.value)
         ):
             return None
         all_ = [self._derivative(number, tuple(map(int, i))) for i in np.ndindex(c.want.shape)]
@@ -222,7 +222,8 @@ class Arbiter:
         bound = np.array([ESTIMATE * d.error for d in all_]).reshape(c.want.shape)
         if not np.isfinite(bound).all():
             return None
-        return compared(c.got, want, bound + 1e-6 * np.abs(want))
+        found = compared(c.got, want, bound + c.bound + 1e-6 * scale_of(want))
+        return found if found.bad.any() else None
 
     def _derivative(self, number: int, index: tuple[int, ...]) -> Any:
         return self.differences.element(number, index)
@@ -252,7 +253,9 @@ class Arbiter:
             return "open" if self._case.inexact and near else "rule"
         # nearer to the rule than to autodiff is not enough: both may be wrong
         least = SAME_NATIVE if self._case.work is NATIVE else SAME
-        near = min(ESTIMATE * d.error + least * abs(d.value), 0.25 * abs(got - want))
+        gap = abs(got - want)
+        near = ESTIMATE * d.error + least * abs(d.value) + float(c.bound[index]) + 1e-6 * gap
+        near = min(near, 0.25 * gap)
         if abs(d.value - got) <= near:
             return "stopped" if self._stopped(number, index) else "oracle"
         return "rule"

@@ -74,7 +74,7 @@ _lin_bug(
 )
 _lin_bug(
     "g is clipped to 1",
-    "nonlinear_in_cotangent",
+    "surrogate",
     lambda d, a, g: (jnp.clip(g, -1, 1) @ a[1].T, d[1], d[2]),
 )
 _lin_bug(

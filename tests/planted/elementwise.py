@@ -137,7 +137,7 @@ ELEMENTWISE: list[tuple[str, Any, Any, tuple[str, ...], Any]] = [
         "round: straight through, undeclared",
         lambda x: jnp.round(x),
         lambda x, y, g: g,
-        ("unknown", "elements"),
+        ("surrogate",),
         6,
     ),
     (

@@ -61,7 +61,8 @@ def _first_order(e: Any, number: int, c: Compared) -> Fitted:
         if found := Pair(c.got[known], c.want[known], bound).whole():
             return _explained(e, number, found)
         return pair.some_elements(0.0) or ("unknown", Detail(words="it has no finite number"))
-    if found := cotangents.cut_short(e, number, pair):
+    # where no element is right: one of a lost row alone is wrong in its elements
+    if not pair.some_elements(0.0) and (found := cotangents.cut_short(e, number, pair)):
         return found
     if found := _missing(e, number, c, pair):
         return found

@@ -12,8 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 
 
-def assert_close(got: Any, want: Any, rtol: float = 1e-12) -> None:
-    """Same structure, shapes, dtypes; every element within rtol of the largest of its leaf."""
+def assert_close(got: Any, want: Any, rtol: float = 1e-12, *, least: float = 0.0) -> None:
+    """Same structure, shapes, dtypes; every element within rtol of the largest of its leaf.
+
+    `least` is the smallest size that the largest is taken for: that of the terms, where they cancel.
+    """
     chex.assert_trees_all_equal_shapes_and_dtypes(*jax.tree.map(jnp.asarray, (got, want)))
     for (path, g), w in zip(jax.tree.leaves_with_path(got), jax.tree.leaves(want), strict=True):
         where = jax.tree_util.keystr(path) or "the result"
@@ -22,7 +25,7 @@ def assert_close(got: Any, want: Any, rtol: float = 1e-12) -> None:
         finite = np.isfinite(w)
         same = (g == w) | np.isnan(w)
         assert same[~finite].all(), f"{where}: infinities differ"
-        scale = np.abs(w[finite]).max(initial=0)
+        scale = np.abs(w[finite]).max(initial=least)
         error = np.abs(g[finite] - w[finite]).max(initial=0)
         assert error <= rtol * scale, f"{where}: off by {error:.2e} at scale {scale:.2e}"
 

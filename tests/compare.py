@@ -15,7 +15,7 @@ import numpy as np
 def assert_close(got: Any, want: Any, rtol: float = 1e-12, *, least: float = 0.0) -> None:
     """Same structure, shapes, dtypes; every element within rtol of the largest of its leaf.
 
-    `least` is the smallest size that the largest is taken for: that of the terms, where they cancel.
+    `least` is the smallest size that the largest is taken for: that of terms that cancel.
     """
     chex.assert_trees_all_equal_shapes_and_dtypes(*jax.tree.map(jnp.asarray, (got, want)))
     for (path, g), w in zip(jax.tree.leaves_with_path(got), jax.tree.leaves(want), strict=True):

@@ -51,6 +51,16 @@ def _():
     return p.bind, (X, Y)
 
 
+@bug("primitive: forward mode right, and its transpose twice too large", "scaled", "not_adjoint")
+def _():
+    p = primitive("sin_apart", jnp.sin, opaque=True)
+    ad.primitive_jvps[p] = lambda primals, tangents: (
+        p.bind(*primals),
+        linear_call(lambda c, t: c * t, lambda c, g: 2 * c * g, jnp.cos(primals[0]), tangents[0]),
+    )
+    return p.bind, (X,)
+
+
 @bug("primitive: one element in defjvp", "elements")
 def _():
     p = primitive("exp_closed", jnp.exp, opaque=True)

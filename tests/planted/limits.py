@@ -234,6 +234,18 @@ bug("100 squares summed in float32 in a loop: thrice", "scaled")(
 )
 
 
+@right("square root that is 0 at 0 and below, where autodiff gives NaN")
+def _():
+    def root(x):
+        return jnp.where(x > 0, jnp.sqrt(x), 0.0)
+
+    def bwd(args, y, g):
+        positive = args[0] > 0
+        return (jnp.where(positive, g / (2 * jnp.where(positive, y, 1.0)), 0.0),)
+
+    return rule(root, bwd), (f32(0.0, 1.0, 2.0),)
+
+
 @right("sine on the host, in float32 alone")
 def _():
     def sin(x):

@@ -151,7 +151,7 @@ def in_own_dtypes(e: Evidence, wrong: set[int]) -> list[Finding]:
         bound = narrow_bound(e, i, auto[i], case.native_eps)
         # what the rule gives in float64 was found right, at a kink with a choice of its own
         right = e.right(i, e.hand[i], e.truth[i])
-        c = nearest(e.known(i, hand[i], auto[i]), (right, auto[i], e.hand[i]), bound)
+        c = nearest(e.known(i, hand[i], e.hand[i]), (right, auto[i], e.hand[i]), bound)
         if c.bad.any() and not (c.bad & ~excused(c, e.own_noise(i, case.native_eps))).any():
             detail = Detail(words=CANCELS)
             findings.append(finding(name, path, c, c.worst, "undecidable", None, detail))

@@ -19,6 +19,8 @@ Closed: Any = getattr(core, "ClosedJaxpr", core.Jaxpr)
 
 def bind(eqn: Equation, values: Sequence[Any], **changed: Any) -> Sequence[Any]:
     """Run one equation as it stands, or with some parameters `changed`."""
+    if eqn.primitive.name == "eval_jaxpr":  # a mere call, which jet and others do not know
+        return run(*opened({**eqn.params, **changed}["call_jaxpr"]), values)
     params = eqn.primitive.get_bind_params({**eqn.params, **changed})
     # the context an equation was traced in: its mesh, compute type, metadata
     with eqn.ctx.manager:

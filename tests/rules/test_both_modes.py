@@ -14,7 +14,7 @@ from jax.sharding import PartitionSpec as P
 
 from fnnet import both_modes, plain, register
 from tests.compare import dots
-from tests.rules.textbook import same
+from tests.rules.textbook import ASKS_FOR_ALL, same
 from tests.rules.wrong import X, shard_map, wrong
 
 CONSTANT = jnp.arange(8.0)
@@ -210,9 +210,15 @@ def test_no_product_and_no_residual_but_the_rules():
         policies.dots_saveable,
         policies.everything_saveable,
     ):
-        assert kept(both_modes(product), policy) == kept(product, policy)
+        sizes, products = kept(product, policy)
+        both = kept(both_modes(product), policy)
+        if ASKS_FOR_ALL:  # JAX's next checkpoint, which keeps or computes more of a custom_vjp
+            assert len(both[0]) <= len(sizes)
+            assert both[1] <= products
+        else:
+            assert both == (sizes, products)
         ours = register(product.__wrapped__, fwd, product.bwd, name="product")
-        assert kept(ours, policy)[1] == kept(product, policy)[1]
+        assert kept(ours, policy)[1] <= products
 
 
 def test_forward_mode_computes_the_value_once():

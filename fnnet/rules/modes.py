@@ -55,6 +55,7 @@ from fnnet.rules.calls import (
 )
 from fnnet.rules.jaxpr import Equation, bind, opened, run
 from fnnet.rules.linear import Primitive, is_transposed, is_zero, linear, linear_of_trace, mapped
+from fnnet.rules.mesh import varying_as
 from fnnet.rules.rewrite import Rewrite, as_written, has_reverse_rule
 
 Form = Callable[..., Sequence[Any]]
@@ -185,7 +186,7 @@ class _Pullback:
             except Exception:
                 # A rule may look at its cotangent (whether it is zero), and is linear all the same:
                 # of a linear function the derivative is the function, at whatever point.
-                ones = [jnp.ones(t.shape, t.dtype) for t in self.types]
+                ones = [varying_as(jnp.ones(t.shape, t.dtype), t) for t in self.types]
                 found = jax.vjp(backward, *ones)[1](tuple(tangents))
         except Exception as e:
             if str(e).startswith(f"{self._name}: "):  # what is said of a rule is said already

@@ -80,8 +80,8 @@ def draw(rng: np.random.Generator) -> dict[str, Any]:
     }
 
 
-def run(call: dict[str, Any], seed: int) -> None:
-    """Value and gradient on the mesh, against the NumPy twin's."""
+def run(call: dict[str, Any], seed: int) -> bool:
+    """Value and gradient on the mesh, against the NumPy twin's; whether XLA makes a program."""
     import jax
     from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
@@ -139,22 +139,32 @@ def run(call: dict[str, Any], seed: int) -> None:
 
     on_mesh = [placed(args[0]), *(jax.device_put(a, whole) for a in args[1:])]
     with jax.set_mesh(mesh):
-        got = jax.jit(passes)(on_mesh, placed(g))
-        value = jax.jit(f)(*on_mesh)
+        try:
+            got = jax.jit(passes)(on_mesh, placed(g))
+            value = jax.jit(f)(*on_mesh)
+        except jax.errors.JaxRuntimeError:
+            # XLA makes no program of some slices and convolutions with strides and dilations that
+            # an automatic mesh cuts (README, Limits): an error, which ends nothing
+            if explicit or np.max([options.get(k) or 1 for k in ("stride", "dilation")]) == 1:
+                raise
+            return False
     assert_close(jax.tree.map(np.asarray, got), (want, of_twin(*args, g)))
     assert_close(np.asarray(value), want)
+    return True
 
 
 def main(seed: int, count: int) -> None:
     """Make the known calls and `count` drawn ones, each printed before it is made."""
     import jax
 
+    refused = 0
     drawn = (draw(np.random.default_rng([seed, i])) for i in range(count))
     for i, call in enumerate([*KNOWN, *drawn]):
         print(i, call, flush=True)
-        run(call, i)
+        refused += not run(call, i)
         if i % 50 == 49:
             jax.clear_caches()
+    assert refused <= 0.02 * count, f"XLA refused {refused} of {count}"
     print("all right", flush=True)
 
 

@@ -12,7 +12,7 @@ from .made import primitive
 from .row import bug, normal, positive
 
 X, Y = normal(6), normal(6, seed=1)
-A = jnp.asarray([[4.0, 1.0, 0.2], [0.5, 3.0, 0.1], [0.3, 0.7, 2.0]])
+A = jnp.asarray([[4.0, 1.0, 0.2], [0.5, 3.0, 0.1], [0.3, 0.7, 2.0]], "float32")
 B = normal(3)
 
 

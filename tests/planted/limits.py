@@ -278,7 +278,7 @@ def _():
 @right("maximum with ties to the first: loose in 16 bits")
 def _():
     x = f32(1, 3, 3, 0, 2, 2, 2, 1, 0, 1, 5, 2).reshape(3, 4)
-    bwd = lambda a, y, g: (jax.nn.one_hot(jnp.argmax(a[0], -1), 4) * g[:, None],)  # noqa: E731
+    bwd = lambda a, y, g: (jax.nn.one_hot(jnp.argmax(a[0], -1), 4, dtype=g.dtype) * g[:, None],)  # noqa: E731
     return rule(lambda x: x.max(-1), bwd), (x,)
 
 

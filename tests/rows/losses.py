@@ -177,6 +177,10 @@ ROWS = [
         options={"smoothing": 0.1, "z_loss": 0.01},
         twin=lambda z, t, g: twin.cross_entropy_vjp(z, t, g, smoothing=0.1, z_loss=0.01),
         variant=True,
+        excuses={
+            "test_nan_and_inf: inf": "of an infinite share the two forms have inf - inf and inf "
+            "times 0 at other classes",
+        },
     ),
     Call(
         "cross_entropy, weighted, one class ignored",

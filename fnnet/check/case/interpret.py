@@ -27,7 +27,14 @@ _PRIMAL |= {"custom_vmap_call": "call", "linear_call": "callee"}
 # these are compiled anew, or in many pieces, each time that they are run alone; the last is what
 # is left of a rule without a forward mode, and XLA says so
 _COMPILED = frozenset(
-    ("pallas_call", "call_hi_primitive", "custom_linear_solve", "ffi_call", "custom_lin")
+    (
+        "pallas_call",
+        "call_hi_primitive",
+        "custom_linear_solve",
+        "ffi_call",
+        "shard_map",
+        "custom_lin",
+    )
 )
 _LOOPS = ("scan", "while", "cond")
 

@@ -129,8 +129,8 @@ def test_forward(case: Call, cells, key):
         rows = FIRST if cells == "first" else SECOND
         return {name: make(f, loss_of(f), args) for name, make in rows.items()}
 
-    # a norm of what has been moved evenly, weights of attention moved alike: terms of size 1 cancel;
-    # and loops of cosines of sums make more of a rounding
+    # of a norm of what is moved evenly terms of size 1 cancel; loops of cosines of sums make more
+    # of a rounding
     assert_close(*beside(every, case)(*args), 1e-10, least=1.0)
 
 

@@ -17,6 +17,8 @@ if "xla_backend_optimization_level" not in os.environ.get("XLA_FLAGS", ""):
         os.environ["XLA_FLAGS"] += " --xla_cpu_parallel_codegen_split_count=1"
 os.environ["XLA_FLAGS"] += " --xla_force_host_platform_device_count=8"
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# where the TPU's compiler is installed, several workers may load it: no chip is touched
+os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
 # where nothing can be written at home, matplotlib and the notebooks' kernels write elsewhere
 if not os.access(os.path.join(os.path.expanduser("~"), "."), os.W_OK):  # a folder, or none

@@ -199,6 +199,8 @@ def devices_of(target: Target) -> Any:
         # there is no machine to ask what it is, and nobody else whose part of it this is
         os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
         os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
+        if os.environ.get("JAX_PLATFORMS") == "cpu":  # no chip is touched: others may compile too
+            os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
         sizes = target.sizes if len(target.sizes) > 1 else (target.sizes[0], 1)
         slices = "x".join(map(str, (*sizes, *(1,) * (_axes(target.chip) - len(sizes)))))
         options: dict[str, Any] = {"topology_name": f"{target.chip}:{slices}"}

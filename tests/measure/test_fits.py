@@ -9,7 +9,7 @@ import pytest
 from fnnet.__main__ import main as fnnet_main
 from fnnet.measure import bench_target, block, fits
 from fnnet.measure.bench_target import axes_of
-from fnnet.measure.chips import target_of
+from fnnet.measure.chips import devices_of, target_of
 from fnnet.measure.fits import Fit, bytes_in, largest_batch
 
 
@@ -104,6 +104,7 @@ def test_words_that_mean_nothing(words, said, capsys):
 
 
 def test_without_a_compiler(monkeypatch, capsys):
+    devices_of.cache_clear()  # of tests that had one
     monkeypatch.setattr("fnnet.measure.chips.importlib.util.find_spec", lambda name: None)
     assert fnnet_main(["bench", "--target", "a100:2", "--op", "relu"]) == 2
     assert "pip install 'fnnet[targets-cuda]'" in capsys.readouterr().err

@@ -13,7 +13,7 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from fnnet import linear_cross_entropy, plain, targets
-from fnnet.measure.chips import GPUS, target_of
+from fnnet.measure.chips import GPUS, devices_of, target_of
 from fnnet.measure.compiled import compiled_memory
 from fnnet.measure.hlo import Exchange, Program, bytes_of
 from fnnet.measure.mlp import loss as mlp_loss
@@ -57,6 +57,7 @@ def test_arguments_that_do_not_fit_each_other():
 
 @pytest.mark.parametrize(("target", "extra"), [("v5e:2x2", "tpu"), ("h100", "cuda")])
 def test_a_compiler_that_is_not_installed(target, extra, monkeypatch):
+    devices_of.cache_clear()  # of tests that had one
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ModuleNotFoundError, match=rf"pip install 'fnnet\[targets-{extra}\]'"):
         targets.compile_for(jnp.sin, jnp.ones(3), target=target)

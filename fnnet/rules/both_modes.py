@@ -29,8 +29,9 @@ def both_modes(f: Callable[P, R]) -> Callable[P, R]:
     checkpoint, vmap, shard_map, and in the functions of other rules, so that second derivatives
     work in all four orders. The linear function that `jax.linearize` gives is the transpose of the
     backward rule, and transposed it is that rule; where JAX cannot transpose a backward rule, that
-    is an error that says so. `jax.linear_transpose` of the function itself is JAX's own, for
-    functions that are linear in what is asked for.
+    is an error that says so, and of one that is not linear in its cotangent the result is NaN.
+    `jax.linear_transpose` of the function itself is JAX's own, for functions that are linear in
+    what is asked for.
 
     Args:
         f: a function of pytrees of arrays. Arguments that are not arrays are passed to it as they

@@ -33,7 +33,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jax.experimental import jet
 from jax.extend import core
 from jax.interpreters import ad, batching, mlir, partial_eval
@@ -48,14 +47,13 @@ from fnnet.rules.calls import (
     name_of,
     out_types,
     reached,
-    spread,
     varies,
     where,
     zero_of,
 )
 from fnnet.rules.jaxpr import Equation, bind, opened, run
-from fnnet.rules.linear import Primitive, is_transposed, is_zero, linear, linear_of_trace, mapped
-from fnnet.rules.mesh import varying_as
+from fnnet.rules.linear import Primitive, is_zero, linear, linear_of_trace, mapped
+from fnnet.rules.pullback import forward_pass
 from fnnet.rules.rewrite import Rewrite, as_written, has_reverse_rule
 
 Form = Callable[..., Sequence[Any]]
@@ -152,84 +150,6 @@ def _without_rules(call_jaxpr: Any, *args: Any) -> list[Any]:
     return FORWARD.run(inner, consts, args)
 
 
-class _Pullback:
-    """The linear function that belongs to a forward pass; it keeps no array.
-
-    Attributes:
-        types: of the values that have a tangent.
-    """
-
-    def __init__(self, name: str, tree: Any, types: Sequence[Any], deep: bool) -> None:
-        self._name, self._tree, self.types, self._deep = name, tree, types, deep
-
-    def pull(self, res: list[Any], cts: list[Any]) -> list[Any]:
-        """CT y -> CT x, by the hand-written rule."""
-
-        def backward(res: list[Any], cts: list[Any]) -> list[Any]:
-            return list(jax.tree.unflatten(self._tree, res)(cts))
-
-        if not self._deep:
-            return backward(res, cts)
-        inner, consts = opened(jax.make_jaxpr(backward)(res, cts))
-        return RULED.run(inner, consts, [*res, *cts])
-
-    def push(self, res: list[Any], tangents: list[Any]) -> list[Any]:
-        """T x -> T y, as the transpose of the backward rule."""
-
-        def backward(*cts: Any) -> tuple[Any, ...]:
-            return tuple(self.pull(res, list(cts)))
-
-        token = is_transposed.set(True)
-        try:
-            try:
-                found = jax.linear_transpose(backward, *self.types)(tuple(tangents))
-            except Exception:
-                # A rule may look at its cotangent (whether it is zero), and is linear all the same:
-                # of a linear function the derivative is the function, at whatever point.
-                ones = [varying_as(jnp.ones(t.shape, t.dtype), t) for t in self.types]
-                found = jax.vjp(backward, *ones)[1](tuple(tangents))
-        except Exception as e:
-            if str(e).startswith(f"{self._name}: "):  # what is said of a rule is said already
-                raise
-            raise NotImplementedError(
-                f"{self._name}: its linear part is to be evaluated (jax.linearize), which is the "
-                "transpose of its backward rule, and JAX cannot transpose that. Use jax.jvp, or "
-                f"fnnet.plain of {self._name}. What JAX says: {e}"
-            ) from e
-        finally:
-            is_transposed.reset(token)
-        return list(found)
-
-
-def _forward_pass(
-    operands: Sequence[Any], nz: Flags, call_jaxpr: Any, deep: bool
-) -> tuple[list[Any], list[Any], _Pullback]:
-    """The values and the residuals, by the hand-written rule, and what to do with the latter."""
-    trees = []
-
-    def forward(*operands: Any) -> tuple[list[Any], list[Any]]:
-        def of_some(*some: Any) -> tuple[list[Any], list[Any]]:
-            outs = called(*merged(nz, some, operands), call_jaxpr=call_jaxpr)
-            varying = varies(call_jaxpr, nz)
-            return where(varying, outs), where([not v for v in varying], outs)
-
-        some, pull, others = jax.vjp(of_some, *where(nz, operands), has_aux=True)
-        leaves, tree = jax.tree.flatten(pull)
-        trees.append(tree)
-        varying = varies(call_jaxpr, nz)
-        return merged(varying, some, spread(varying, others)), leaves
-
-    if deep:
-        closed, shape = jax.make_jaxpr(forward, return_shape=True)(*operands)
-        flat = RULED.run(*opened(closed), operands)
-        outs, res = jax.tree.unflatten(jax.tree.structure(shape), flat)
-    else:
-        outs, res = forward(*operands)
-    varying = varies(call_jaxpr, nz)
-    types = [t.to_tangent_aval() for t in where(varying, call_jaxpr.out_avals)]
-    return outs, res, _Pullback(name_of(call_jaxpr), trees[-1], types, deep)
-
-
 def _type(*avals: Any, call_jaxpr: Any, **_: Any) -> Any:
     return out_types(call_jaxpr, avals), call_jaxpr.effects
 
@@ -281,7 +201,7 @@ def _part(trace: Any, *tracers: Any, nz: Flags, of: Any, deep: bool, **params: A
     if any(x is None for x in primals) or all(t.is_known() for t in tracers):
         params = {"nz": nz, "of": of, "deep": deep, **params}
         return trace.default_process_primitive(jvp_p, tracers, params)
-    outs, res, its = _forward_pass(primals, nz, of, deep)
+    outs, res, its = forward_pass(primals, nz, of, RULED if deep else None)
     return [*outs, *linear_of_trace(trace, its.push, its.pull, res, tracers[n:], its.types)]
 
 
@@ -291,7 +211,8 @@ def _part_equation(saveable: Any, unknown: Any, instantiated: Any, eqn: Equation
 
     def parts(*args: Any) -> list[Any]:
         primals, xs = args[: len(nz)], args[len(nz) :]
-        outs, res, its = _forward_pass(primals, nz, eqn.params["of"], eqn.params["deep"])
+        again = RULED if eqn.params["deep"] else None
+        outs, res, its = forward_pass(primals, nz, eqn.params["of"], again)
         return [*outs, *linear(its.push, its.pull, res, xs, its.types)]
 
     run_it = parts if any(unknown) else functools.partial(_push, **eqn.params)

@@ -27,7 +27,7 @@ from fnnet.rules.refusals import ForwardModeError, refuse_hidden
 class Rule(NamedTuple):
     """What was registered: ``bwd_takes`` are the static arguments and options bwd has names for.
 
-    So with ``tangent``, the rule of forward mode, if there is one.
+    So with ``tangent`` and ``jvp``, the rule of forward mode, if there is one.
     ``automatic``: the forward pass too is run with the axes of explicit meshes made automatic.
     """
 
@@ -40,6 +40,8 @@ class Rule(NamedTuple):
     forward_mode: bool = False
     tangent: Callable[..., Any] | None = None
     tangent_takes: frozenset[str] = frozenset()
+    jvp: Callable[..., Any] | None = None
+    jvp_takes: frozenset[str] = frozenset()
 
 
 class Pass:

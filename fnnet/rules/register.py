@@ -20,11 +20,10 @@ from typing import Any, ParamSpec, TypeVar
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jax import dtypes
 
-from fnnet.rules.agreement import SymbolicZero, is_differentiable
+from fnnet.rules.agreement import is_differentiable
 from fnnet.rules.arguments import Arguments
+from fnnet.rules.forward import form_of
 from fnnet.rules.mesh import forward_with_axes_automatic
 from fnnet.rules.modes import in_both_modes
 from fnnet.rules.passes import Pass, Rule
@@ -51,6 +50,7 @@ def register(
     static_argnames: str | Sequence[str] = (),
     automatic_axes: bool = False,
     forward_mode: bool = True,
+    jvp: Callable[..., Any] | None = None,
     tangent: Callable[..., Any] | None = None,
 ) -> Callable[P, R]:
     """Give `forward` the derivative rule ``(fwd, bwd)``.
@@ -77,15 +77,19 @@ def register(
             such as an axis. They, and keyword-only parameters (options), are passed to `bwd` too if
             it has parameters of their names. An option that `fwd` does not take keeps its default.
         forward_mode: whether the function has a forward mode too; without it, JAX refuses one.
-        tangent: the rule of forward mode, if you derived that too::
+        jvp: the rule of forward mode, if you derived that too, as `jax.custom_jvp` has it::
+
+                jvp : (a, b, ...), (T a, T b, ...) -> (out, T out)
+
+            of the arguments that are not static; linear in the tangents, which are zeros where
+            nothing was asked. It takes static arguments and options by name, as `bwd` does. By
+            default JAX differentiates `forward`.
+        tangent: the same from what `fwd` saves, in place of `jvp`::
 
                 tangent : res, T a, T b, ... -> T out
 
-            with the residuals of `fwd` and the tangents of the arguments that have a cotangent;
             None stands for a tangent that is zero, also in what it returns. What `bwd` and it need
-            for such a tangent alone may be missing in `res`. It is linear in the tangents, as `bwd`
-            is in `g`, and takes static arguments and options by name as `bwd` does. By default JAX
-            differentiates `forward`.
+            for such a tangent alone may be missing in `res`. It is what `jax.linearize` gives, too.
         automatic_axes: for a forward with loops or slices, which know nothing of shardings: on a
             mesh of explicit axes `forward` and `fwd` run with the axes automatic, as `bwd` always
             does. The result is sharded as the first argument is, on the axes it shares with it.
@@ -97,6 +101,8 @@ def register(
         for it.
 
     Raises:
+        ValueError: for `static_argnames` that `forward` does not have, or two rules of forward
+            mode.
         TypeError: when called, for a wrong number of cotangents, a wrong structure or dtype, for
             forward mode, or a derivative asked of a keyword-only or static argument, or of what the
             functions close over.
@@ -124,8 +130,15 @@ def register(
             f"its parameters are {list(signature.parameters)}"
         )
     rule = Rule(name, forward, fwd, bwd, _accepted(bwd), automatic_axes, forward_mode)
-    if tangent is not None:
+    if jvp is not None or tangent is not None:
+        if jvp is not None and tangent is not None:
+            raise ValueError(f"{name}: jvp and tangent are two rules of forward mode; give one")
+        if not forward_mode:
+            raise ValueError(
+                f"{name}: forward_mode=False, and a rule of forward mode: leave out one of the two"
+            )
         rule = rule._replace(tangent=tangent, tangent_takes=_accepted(tangent))
+        rule = rule._replace(jvp=jvp, jvp_takes=_accepted(jvp))
     spare = _spare(signature, fwd)
 
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -162,10 +175,12 @@ def _signature(name: str, forward: Callable[..., Any]) -> inspect.Signature:
         ) from None
 
 
-def _accepted(bwd: Callable[..., Any]) -> frozenset[str]:
-    """The names `bwd` takes beside the residuals and the cotangent."""
+def _accepted(rule: Callable[..., Any] | None) -> frozenset[str]:
+    """The names a rule takes beside its first two arguments: residuals and cotangent, say."""
+    if rule is None:
+        return frozenset()
     try:
-        return frozenset(list(inspect.signature(bwd).parameters)[2:])
+        return frozenset(list(inspect.signature(rule).parameters)[2:])
     except (TypeError, ValueError):  # some callables tell no signature
         return frozenset()
 
@@ -258,7 +273,7 @@ def _call(rule: Rule, arguments: Arguments) -> Any:
     call.__name__ = rule.name
     try:
         if rule.forward_mode and _are_traced(operands):
-            form = _by_tangent(functools.partial(primal, ()), passed, rule, labels)
+            form = form_of(rule, arguments, functools.partial(primal, ()), passed, labels)
             return in_both_modes(call, operands, form=form)
         return call(*operands)
     except Exception as e:
@@ -267,33 +282,6 @@ def _call(rule: Rule, arguments: Arguments) -> Any:
         if refused := forward_mode(rule.name, e):
             raise refused from (None if refused is e else e)
         raise
-
-
-def _by_tangent(
-    primal: Callable[..., Any],
-    passed: Callable[..., tuple[Any, Pass]],
-    rule: Rule,
-    labels: dict[int, str],
-) -> Callable[..., Any] | None:
-    """The function whose forward mode is by the rule's `tangent`, if it has one."""
-    if rule.tangent is None:
-        return None
-    form = jax.custom_jvp(lambda *operands: jax.tree.leaves(primal(*operands)))
-
-    def jvp(primals: Sequence[Any], tangents: Sequence[Any]) -> tuple[list[Any], list[Any]]:
-        asked = [not isinstance(t, SymbolicZero) and is_differentiable(t) for t in tangents]
-        for i, what in labels.items():
-            if asked[i]:
-                raise no_derivative(rule.name, what)
-        out, this = passed(primals, asked)
-        given = [t for t, a in zip(tangents, asked, strict=True) if a]
-        dots = iter(this.tangents(this.release(), given))
-        outs = [jnp.asarray(x) for x in jax.tree.leaves(out)]
-        no_dot = [None if is_differentiable(x) else np.zeros(x.shape, dtypes.float0) for x in outs]
-        return outs, [next(dots) if zero is None else zero for zero in no_dot]
-
-    form.defjvp(jvp, symbolic_zeros=True)
-    return form
 
 
 def _are_traced(operands: Sequence[Any]) -> bool:

@@ -119,3 +119,13 @@ def test_how_much_is_compiled(compilations, monkeypatch):
         check_vjp(f, lin_args(11, 3, 2))
     # rule and oracle in bfloat16 and in float16 are the other four
     assert counted() == 7
+
+
+def test_what_is_mapped_is_compiled_once(compilations):
+    """However often it is evaluated: run alone, a `shard_map` is compiled at each evaluation."""
+    row = next(r for r in BUGS if r.name == "psum missing inside shard_map loss")
+    f, args = row.build()
+    with compilations() as counted:
+        report = check_vjp(f, args, level="quick", stop_early=True)
+    assert report.diagnosis in row.codes
+    assert counted() < 40

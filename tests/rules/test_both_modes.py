@@ -287,3 +287,19 @@ def test_what_transposes_a_rule_while_it_is_traced():
 
     with pytest.raises(NotImplementedError, match=r"both_modes: transposes .*both_modes\(g\)"):
         both_modes(transposes)(X)
+
+
+def test_linearize_of_a_rule_that_is_not_linear_is_no_number():
+    """A rule that clips has no transpose; one that looks whether its cotangent is 0 has."""
+
+    def ruled(bwd):
+        f = jax.custom_vjp(lambda x: 2 * x)
+        f.defvjp(lambda x: (2 * x, None), bwd)
+        return both_modes(f)
+
+    clips = ruled(lambda _, g: (2 * jnp.clip(g, -1, 1),))
+    looks = ruled(lambda _, g: (jnp.where(g == 0, 0.0, 2 * g),))
+    for make in (lambda f: f, jax.jit):
+        assert jnp.isnan(make(lambda x: jax.linearize(clips, x)[1](x))(X)).all()
+        same(make(lambda x: jax.linearize(looks, x)[1](x))(X), 2 * X)
+        same(jax.jvp(make(clips), (X,), (X,))[1], 2 * X)

@@ -168,3 +168,73 @@ def test_contract(what):
         jnp.sign, lambda x: (jnp.sign(x), x), lambda x, g: (None,), tangent=lambda r, t: None
     )
     assert (jax.jvp(nothing, (X,), (X,))[1] == 0).all()
+
+
+def _jvp(primals, tangents, n, scale):
+    """The same rule as `jax.custom_jvp` would have it."""
+    RAN.append("jvp")
+    (x, w, b), (dx, dw, db) = primals, tangents
+    z = _lin(x, w, b)
+    dz = dx @ w + x @ dw + jnp.broadcast_to(db, z.shape)
+    out = {"y": jnp.sin(z) * scale * n, "k": jnp.arange(2)}
+    return out, {"y": jnp.cos(z) * dz * scale * n, "k": None}
+
+
+by_values = register(wave, _fwd, _bwd, static_argnames="n", jvp=_jvp)
+
+
+def test_derivatives_by_jvp():
+    def every(f):
+        f = LOSS["an option and a static argument"](f)
+        return {order: make(f)(X, W, B) for order, make in ORDERS.items()}
+
+    RAN.clear()
+    got = jax.jit(lambda: every(by_values))()
+    assert RAN
+    same(got, jax.jit(lambda: every(wave))())
+    same(
+        jax.jvp(by_values, (X, W, B), (X, W, B))[1]["y"],
+        jax.jvp(wave, (X, W, B), (X, W, B))[1]["y"],
+    )
+
+
+def test_it_is_jvp_that_runs():
+    wrong = register(
+        jnp.sin,
+        lambda x: (jnp.sin(x), x),
+        lambda x, g: (jnp.cos(x) * g,),
+        jvp=lambda p, t: (jnp.sin(p[0]), 9 * t[0]),
+    )
+    for f in (wrong, jax.jit(wrong)):
+        assert jax.jvp(f, (1.0,), (1.0,))[1] == 9
+        assert jax.grad(f)(1.0) == jnp.cos(1.0)
+
+
+WRONG_JVP = {
+    "pair": (lambda p, t: p[0], r"^f: jvp must return a pair .*it returned"),
+    "value": (lambda p, t: ((p[0], p[0]), t[0]), r"^f: jvp must return the value that forward .*"),
+    "structure": (lambda p, t: (p[0], (t[0], t[0])), r"^f: the tangent rule must .*structure"),
+    "dtype": (lambda p, t: (p[0], t[0].astype("float32")), r"^f: a tangent must .*astype"),
+}
+
+
+@pytest.mark.parametrize("what", WRONG_JVP)
+def test_contract_of_jvp(what):
+    rule, match = WRONG_JVP[what]
+    f = register(jnp.sin, lambda x: (jnp.sin(x), x), lambda x, g: (g,), name="f", jvp=rule)
+    with pytest.raises(TypeError, match=match):
+        jax.jvp(f, (X[0],), (X[0],))
+
+
+def test_an_option_has_no_derivative_by_jvp():
+    with pytest.raises(TypeError, match=r"wave: a derivative .*keyword-only argument \(`scale`\)"):
+        jax.jvp(lambda s: by_values(X, W, B, scale=s)["y"], (3.0,), (1.0,))
+
+
+def test_rules_that_contradict_each_other():
+    rules = (jnp.sin, lambda x: (jnp.sin(x), x), lambda x, g: (g,))
+    with pytest.raises(ValueError, match="two rules of forward mode; give one"):
+        register(*rules, jvp=lambda p, t: (p[0], t[0]), tangent=lambda res, t: t)
+    for rule in ({"jvp": lambda p, t: (p[0], t[0])}, {"tangent": lambda res, t: t}):
+        with pytest.raises(ValueError, match="forward_mode=False, and a rule of forward mode"):
+            register(*rules, forward_mode=False, **rule)

@@ -12,25 +12,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fnnet.check.case.host import calls_host, equations
-from fnnet.check.case.kinds import DERIVATIVES, Rule, rules_in
+from fnnet.check.case.kinds import DERIVATIVES
 from fnnet.check.case.large import LARGE, drawn, lean
 from fnnet.check.case.modes import NATIVE, WIDE, Mode, Program, as_it_is, epsilon, narrowed, widened
-from fnnet.check.case.precision import narrowest
 from fnnet.check.case.subject import Arrays, Subject
 from fnnet.check.case.thresholds import FLOOR_32, FLOOR_64
+from fnnet.check.case.traced import Traced, pull
 from fnnet.rules import plain
-
-
-def pull(flat: Callable[..., Any]) -> Callable[..., Any]:
-    """``values, others, g -> outputs, gradients, other outputs`` of a flat function."""
-
-    def run(values: Arrays, others: Arrays, g: Arrays) -> tuple[Arrays, Arrays, Arrays]:
-        outs, back, rest = jax.vjp(lambda v: flat(v, others), values, has_aux=True)
-        (grads,) = back(g)
-        return outs, grads, rest
-
-    return run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +41,7 @@ class Terms:
     allow_no_rule: bool = False
 
 
-class Case:
+class Case(Traced):
     """What the questions share.
 
     Attributes:
@@ -149,32 +137,6 @@ class Case:
         values = WIDE.cast(self.values, self.subject.values)
         return any(d.dtype != x.dtype for d, x in zip(grads, values, strict=True))
 
-    @functools.cached_property
-    def value_eps(self) -> float:
-        """The coarsest spacing in which the value is computed, where it is differenced."""
-        with self.work.context():
-            try:
-                jaxpr = jax.make_jaxpr(self.primal)(
-                    self.work.cast(self.values, self.subject.values), self.subject.others
-                )
-            except Exception:
-                return self.work_eps
-        return max(narrowest(jaxpr), self.work_eps)
-
-    @functools.cached_property
-    def may_iterate(self) -> bool:
-        """Whether the value comes out of a loop of unknown length, or from the host."""
-        with self.work.context():
-            try:
-                jaxpr = jax.make_jaxpr(self.primal)(
-                    self.work.cast(self.values, self.subject.values), self.subject.others
-                )
-            except Exception:
-                return False
-        return any(
-            e.primitive.name == "while" or "callback" in e.primitive.name for e in equations(jaxpr)
-        )
-
     def of_one_sign(self) -> Case:
         """The same check with a cotangent of positive numbers.
 
@@ -223,19 +185,6 @@ class Case:
             return max(FLOOR_64, 32 * self.work_eps)
         least = FLOOR_64 if self.native_eps <= epsilon(np.float64) else FLOOR_32
         return least if self.work_eps <= epsilon(np.float64) else max(least, 32 * self.work_eps)
-
-    def narrowest(self, flat: Callable[..., Any], mode: Mode) -> float:
-        """The coarsest spacing in which the gradient of `flat` computes anything."""
-        with mode.context():
-            try:
-                jaxpr = jax.make_jaxpr(pull(flat))(
-                    mode.cast(self.values, self.subject.values),
-                    self.subject.others,
-                    self.cast_g(self.g, mode),
-                )
-            except Exception:
-                return 0.0
-        return narrowest(jaxpr)
 
     @functools.cache  # noqa: B019  (a case lives as long as its check)
     def out_types(self, mode: Mode) -> tuple[Any, ...]:
@@ -338,119 +287,17 @@ class Case:
             self.forward(mode, mode.cast(self.values, self.subject.values), self.subject.others)[0]
         )
 
-    def differentiable(self) -> bool:
-        """Whether JAX can differentiate the truth in reverse mode, as it is traced."""
-        with NATIVE.context():
-            try:
-                jax.eval_shape(
-                    pull(self.truth),
-                    self.subject.values,
-                    self.subject.others,
-                    self.cast_g(self.g, NATIVE),
-                )
-            except Exception:
-                return False
-        return True
-
-    def traceable_value(self) -> bool:
-        """Whether the value can be computed from traced arrays."""
-        with self.work.context():
-            try:
-                jax.eval_shape(
-                    self.primal,
-                    self.work.cast(self.values, self.subject.values),
-                    self.subject.others,
-                )
-            except Exception:
-                return False
-        return True
-
-    @functools.cached_property
-    def calls_host(self) -> bool:
-        """Whether the function or its rule calls back to Python on the host."""
-        with WIDE.context():
-            for traced in (pull(self.hand), lambda v, o, g: self.primal(v, o)):
-                try:
-                    jaxpr = jax.make_jaxpr(traced)(
-                        WIDE.cast(self.values, self.subject.values),
-                        self.subject.others,
-                        self.cast_g(self.g, WIDE),
-                    )
-                except Exception:
-                    continue
-                if calls_host(jaxpr):
-                    return True
-        return False
-
     @property
     def size(self) -> int:
         """How many numbers go in and come out."""
         return int(sum(v.size for v in self.values) + sum(x.size for x in self.g))
-
-    @functools.cached_property
-    def _every_rule(self) -> list[Rule] | None:
-        return self._rules_of(self.hand)
-
-    @functools.cached_property
-    def rules(self) -> list[Rule] | None:
-        """The rules in the function; None if it cannot be traced. JAX's own are no rules of others.
-
-        The rule of `jax.nn.softmax` is one where that function itself is checked, and none of a
-        function that calls it.
-        """
-        found = self._every_rule
-        of_jax = str(getattr(_called(self.f), "__module__", "")).partition(".")[0] == "jax"
-        return None if found is None else [r for r in found if r.foreign or of_jax]
-
-    @property
-    def rules_of_jax(self) -> list[Rule]:
-        """The rules in the function that JAX brings."""
-        return [r for r in self._every_rule or [] if not r.foreign]
-
-    def _rules_of(self, flat: Callable[..., Any]) -> list[Rule] | None:
-        with self.work.context():
-            try:
-                jaxpr = jax.make_jaxpr(flat)(
-                    self.work.cast(self.values, self.subject.values), self.subject.others
-                )
-            except Exception:
-                return None
-        return rules_in(jaxpr)
-
-    def program(
-        self,
-        flat: Callable[..., Any],
-        transform: Callable[[Callable[..., Any]], Callable[..., Any]] | None = None,
-    ) -> str | None:
-        """The primitives of a gradient with the shapes they give, in order; None if untraceable."""
-
-        def transformed(values: Any, others: Any) -> Any:
-            def outputs(values: Any) -> Any:
-                return flat(values, others)[0]
-
-            return (transform(outputs)(values) if transform else outputs(values)), []
-
-        mode = self.work
-        with mode.context():
-            try:
-                jaxpr = jax.make_jaxpr(pull(transformed))(
-                    mode.cast(self.values, self.subject.values),
-                    self.subject.others,
-                    self.cast_g(self.g, mode),
-                )
-            except Exception:
-                return None
-        return " ".join(
-            f"{eqn.primitive.name}{[getattr(v.aval, 'shape', None) for v in eqn.outvars]}"
-            for eqn in equations(jaxpr)
-        )
 
     def choose_mode(self) -> None:
         """Find out whether there is an oracle, a witness, and whether it runs in float64."""
         self._choose_mode()
         left = [
             r
-            for r in (self._rules_of(self.truth) if self.has_oracle else None) or []
+            for r in (self.rules_of(self.truth) if self.has_oracle else None) or []
             if r.foreign and r.kind in DERIVATIVES
         ]
         self.witness = self.has_oracle and not left
@@ -497,10 +344,3 @@ class Case:
 def first_line(e: BaseException) -> str:
     """The first line of an exception's message."""
     return next(iter(str(e).strip().splitlines()), "")
-
-
-def _called(f: Any) -> Any:
-    """The function in partial applications."""
-    while isinstance(f, functools.partial):
-        f = f.func
-    return f

@@ -9,9 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fnnet.check.case.case import Case, Terms, first_line, pull
+from fnnet.check.case.case import Case, Terms, first_line
 from fnnet.check.case.modes import NATIVE
 from fnnet.check.case.subject import take_apart
+from fnnet.check.case.traced import pull
 
 
 def make_case(

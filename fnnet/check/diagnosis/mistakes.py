@@ -9,10 +9,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from fnnet.check.case.case import pull
 from fnnet.check.case.finding import Detail, Finding
 from fnnet.check.case.host import equations
 from fnnet.check.case.modes import NATIVE, Mode, epsilon
+from fnnet.check.case.traced import pull
 from fnnet.check.diagnosis import cotangents
 from fnnet.check.diagnosis import surrogate as surrogates
 from fnnet.check.diagnosis.fit import Pair, as_mean, as_sum, fit, size_of
@@ -169,17 +169,9 @@ def _swapped(e: Any, number: int, pair: Pair) -> Fitted | None:
 
 def _mesh_sizes(e: Any) -> set[int]:
     """The numbers of devices over which the function, or its rule, is mapped."""
-    case = e.case
-    mode = case.work
-    with mode.context():
-        try:
-            jaxpr = jax.make_jaxpr(case.truth)(
-                mode.cast(case.values, case.subject.values), case.subject.others
-            )
-        except Exception:
-            return set()
+    jaxpr = e.case.trace(e.case.truth)
     sizes: set[int] = set()
-    for eqn in equations(jaxpr):
+    for eqn in () if jaxpr is None else equations(jaxpr):
         if eqn.primitive.name == "shard_map":
             sizes |= set(dict(eqn.params["mesh"].shape).values())
     return {n for n in sizes if n > 1}

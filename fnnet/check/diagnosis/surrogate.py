@@ -14,11 +14,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fnnet.check.case.case import pull
 from fnnet.check.case.finding import Detail
 from fnnet.check.case.host import equations
+from fnnet.check.case.interpret import INLINED
 from fnnet.check.case.modes import Program, widened
 from fnnet.check.case.subject import Arrays
+from fnnet.check.case.traced import pull
 from fnnet.check.diagnosis.fit import Pair, size_of
 from fnnet.check.oracle.tolerance import Compared
 from fnnet.rules.jaxpr import Equation, bind, opened, run
@@ -33,7 +34,6 @@ REMEDY = (
 # steps: their derivative is 0 wherever they have one
 _STEPS = frozenset({"round", "floor", "ceil", "sign"})
 _RANDOM = ("random_bits", "threefry2x32", "rng_bit_generator", "random_wrap")
-_INLINED = {"jit": "jaxpr", "pjit": "jaxpr", "closed_call": "call_jaxpr", "core_call": "call_jaxpr"}
 
 
 def surrogate(e: Any, number: int, c: Compared) -> Fitted | None:
@@ -96,13 +96,7 @@ def draws(e: Any) -> bool:
 
 def _traced(e: Any) -> Any:
     if "truth" not in e.kept:
-        case = e.case
-        values = case.work.cast(case.values, case.subject.values)
-        with case.work.context():
-            try:
-                e.kept["truth"] = jax.make_jaxpr(case.truth)(values, case.subject.others)
-            except Exception:
-                e.kept["truth"] = None
+        e.kept["truth"] = e.case.trace(e.case.truth)
     return e.kept["truth"]
 
 
@@ -182,8 +176,8 @@ def _straight(flat: Callable[..., Any]) -> Callable[..., Any]:
 
 def _equation(eqn: Equation, inputs: list[Any]) -> Sequence[Any]:
     name = eqn.primitive.name
-    if name in _INLINED:
-        inner, consts = opened(eqn.params[_INLINED[name]])
+    if name in INLINED:
+        inner, consts = opened(eqn.params[INLINED[name]])
         return run(inner, consts, inputs, _equation)
     out = bind(eqn, inputs)
     if name in _STEPS:

@@ -10,7 +10,6 @@ import dataclasses
 import functools
 from typing import Any
 
-import jax
 import numpy as np
 
 from fnnet.check.case.case import Case
@@ -277,15 +276,10 @@ class Arbiter:
     @functools.cached_property
     def stops_gradients(self) -> bool:
         """Whether the function stops gradients on purpose, so that its differences see more."""
-        case = self._case
-        with case.work.context():
-            try:
-                jaxpr = jax.make_jaxpr(case.truth)(
-                    case.work.cast(case.values, case.subject.values), case.subject.others
-                )
-            except Exception:
-                return False
-        return any(e.primitive.name == "stop_gradient" for e in equations(jaxpr))
+        jaxpr = self._case.trace(self._case.truth)
+        return jaxpr is not None and any(
+            e.primitive.name == "stop_gradient" for e in equations(jaxpr)
+        )
 
 
 def _worst(c: Compared, where: Any) -> tuple[int, ...]:

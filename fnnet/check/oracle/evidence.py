@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from fnnet.check.case.case import Case, pull
+from fnnet.check.case.case import Case
 from fnnet.check.case.finding import Detail, Finding, Verdict
 from fnnet.check.case.modes import NATIVE, Program, as_it_is, widened
 from fnnet.check.case.subject import Arrays
 from fnnet.check.case.thresholds import MARGIN
+from fnnet.check.case.traced import pull
 from fnnet.check.oracle.arbiter import Arbiter
 from fnnet.check.oracle.further import further
 from fnnet.check.oracle.repeatable import difference

@@ -22,13 +22,15 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend import core
 
-from fnnet.check.case.case import Case, pull
+from fnnet.check.case.case import Case
 from fnnet.check.case.host import equations
 from fnnet.check.case.modes import Program, widened
 from fnnet.check.case.subject import Arrays, is_float
 from fnnet.check.case.thresholds import LOOSEST, SLOWEST
+from fnnet.check.case.traced import pull
 from fnnet.check.oracle.tolerance import scale_of
 from fnnet.rules.jaxpr import Closed, Equation, bind, opened, run
+from fnnet.rules.rewrite import jaxprs
 
 _COMPARISONS = frozenset({"gt", "lt", "ge", "le", "ne", "eq"})
 
@@ -64,14 +66,10 @@ def _steps(case: Case, flat: Callable[..., Any], args: Any) -> list[Any]:
 
 def stops_by_a_test(case: Case) -> bool:
     """Whether the function has a loop that stops by a test of floats, or never."""
-    mode = case.work
-    values = mode.cast(case.values, case.subject.values)
-    with mode.context():
-        try:
-            jaxpr = jax.make_jaxpr(case.truth)(values, case.subject.others)
-        except Exception:
-            return False
-    return any(eqn.primitive.name == "while" and _iterates(eqn) for eqn in equations(jaxpr))
+    jaxpr = case.trace(case.truth)
+    return jaxpr is not None and any(
+        eqn.primitive.name == "while" and _iterates(eqn) for eqn in equations(jaxpr)
+    )
 
 
 def _left(now: Any, once: Any, twice: Any) -> float:
@@ -96,7 +94,7 @@ def further(flat: Callable[..., Any], steps: int) -> Callable[..., Any]:
         return jax.tree.unflatten(jax.tree.structure(shape), [jnp.asarray(x) for x in out])
 
     def equation(eqn: Equation, inputs: list[Any]) -> Sequence[Any]:
-        changed = {k: of(p) for k, p in eqn.params.items() if _jaxprs(p)}
+        changed = {k: of(p) for k, p in eqn.params.items() if jaxprs(p)}
         if not steps or not _iterates(eqn):
             return bind(eqn, inputs, **changed)
         if eqn.primitive.name == "scan":
@@ -117,18 +115,10 @@ def further(flat: Callable[..., Any], steps: int) -> Callable[..., Any]:
             avals = [v.aval for v in inner.invars]
             closed = jax.make_jaxpr(lambda *a: run(inner, consts, a, equation))(*avals)
             return closed if isinstance(param, Closed) else closed.jaxpr
-        again = [of(p) if _jaxprs(p) else p for p in param]
+        again = [of(p) if jaxprs(p) else p for p in param]
         return type(param)(*again) if hasattr(param, "_fields") else type(param)(again)
 
     return rewritten
-
-
-def _jaxprs(param: Any) -> bool:
-    if isinstance(param, (Closed, core.Jaxpr)):
-        return True
-    return isinstance(param, (tuple, list)) and any(
-        isinstance(p, (Closed, core.Jaxpr)) for p in param
-    )
 
 
 def _iterates(eqn: Equation) -> bool:

@@ -8,8 +8,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from fnnet.check.case.case import Case, pull
+from fnnet.check.case.case import Case
 from fnnet.check.case.modes import to_numpy, widened
+from fnnet.check.case.traced import pull
 from fnnet.check.oracle.tolerance import scale_of
 from fnnet.rules.jaxpr import opened
 

@@ -61,7 +61,7 @@ def _arguments(e: Evidence, subsets: list[tuple[int, ...]]) -> list[Finding]:
             full = list(values)
             for i, v in zip(subset, some, strict=True):
                 full[i] = v
-            return case.hand(full, others)[0]
+            return list(case.hand(full, others)[0])
 
         return jax.vjp(f, [values[i] for i in subset])[1](g)[0]
 

@@ -14,11 +14,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fnnet.check.case.case import Case, pull
+from fnnet.check.case.case import Case
 from fnnet.check.case.finding import Detail, Finding
 from fnnet.check.case.kinds import BATCHED, DERIVATIVES
 from fnnet.check.case.modes import Program, widened
 from fnnet.check.case.subject import Arrays
+from fnnet.check.case.traced import pull
 from fnnet.check.diagnosis.fit import fit
 from fnnet.check.oracle.evidence import Evidence, finding
 from fnnet.check.oracle.tolerance import compared, scale_of

@@ -10,9 +10,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from fnnet.check.case.case import Case, pull
+from fnnet.check.case.case import Case
 from fnnet.check.case.finding import Detail, Finding
 from fnnet.check.case.modes import NATIVE
+from fnnet.check.case.traced import pull
 from fnnet.check.diagnosis.explain import explain, lacks_reverse
 from fnnet.check.questions.rules_of import raw_cotangents
 

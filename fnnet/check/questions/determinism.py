@@ -9,9 +9,9 @@ from __future__ import annotations
 import jax
 import numpy as np
 
-from fnnet.check.case.case import pull
 from fnnet.check.case.finding import Detail, Finding
 from fnnet.check.case.modes import NATIVE, to_numpy, widened
+from fnnet.check.case.traced import pull
 from fnnet.check.diagnosis.explain import explain
 from fnnet.check.oracle.evidence import Evidence, finding
 from fnnet.check.oracle.tolerance import compared, scale_of

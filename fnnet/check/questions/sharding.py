@@ -10,12 +10,13 @@ import numpy as np
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from fnnet.check.case.case import first_line, pull
+from fnnet.check.case.case import first_line
 from fnnet.check.case.finding import Detail, Finding
 from fnnet.check.case.host import calls_host
 from fnnet.check.case.modes import to_numpy, widened
 from fnnet.check.case.subject import Arrays
 from fnnet.check.case.thresholds import LOOSEST
+from fnnet.check.case.traced import pull
 from fnnet.check.oracle.evidence import Evidence, finding
 from fnnet.check.oracle.tolerance import compared, scale_of
 
@@ -53,15 +54,9 @@ def spread_out(e: Evidence) -> list[Finding]:
 
 def _unfit(e: Evidence) -> str:
     """Why the rule cannot be run on several devices at all, or nothing."""
-    case, mode = e.case, e.case.work
-    if not case.pull_hand.traceable:
+    jaxpr = e.case.trace_gradient(e.case.hand) if e.case.pull_hand.traceable else None
+    if jaxpr is None:
         return "the rule cannot be traced"
-    with mode.context():
-        jaxpr = jax.make_jaxpr(pull(case.hand))(
-            mode.cast(case.values, case.subject.values),
-            case.subject.others,
-            case.cast_g(case.g, mode),
-        )
     # devices that wait for each other may wait for ever for a host that waits for them
     return "the rule calls back to the host" if calls_host(jaxpr) else ""
 

@@ -13,10 +13,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fnnet.check.case.case import first_line, pull
+from fnnet.check.case.case import first_line
 from fnnet.check.case.finding import Detail, Finding
 from fnnet.check.case.modes import Program, widened
 from fnnet.check.case.subject import Arrays
+from fnnet.check.case.traced import pull
 from fnnet.check.diagnosis import mistakes
 from fnnet.check.diagnosis.explain import by_nature, explain
 from fnnet.check.oracle.evidence import Evidence, finding

@@ -16,6 +16,7 @@ import numpy as np
 
 from fnnet.check.case.case import Case
 from fnnet.check.case.finding import Detail, Finding
+from fnnet.check.case.interpret import INLINED
 from fnnet.check.case.kinds import HIJAX, LINEAR_SOLVE, PRIMITIVE, rule_of
 from fnnet.check.case.modes import Program, to_numpy, widened
 from fnnet.check.case.subject import Arrays
@@ -28,7 +29,6 @@ from fnnet.rules.jaxpr import Equation, bind, opened, run
 
 NAME = "transpose"
 SOLVER = "transpose of a linear solver"
-_INLINED = {"jit": "jaxpr", "pjit": "jaxpr", "closed_call": "call_jaxpr", "core_call": "call_jaxpr"}
 
 
 def ask(e: Evidence) -> list[Finding]:
@@ -91,8 +91,8 @@ def _solvers(case: Case) -> list[Finding]:
 
     def seen(eqn: Equation, values: list[Any]) -> Sequence[Any]:
         name = eqn.primitive.name
-        if name in _INLINED:
-            inner, consts = opened(eqn.params[_INLINED[name]])
+        if name in INLINED:
+            inner, consts = opened(eqn.params[INLINED[name]])
             return run(inner, consts, values, seen)
         rule = rule_of(eqn)
         if rule and rule.kind == LINEAR_SOLVE and rule.foreign:

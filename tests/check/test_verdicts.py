@@ -6,6 +6,7 @@ import pytest
 from jax.scipy import special
 
 from fnnet.check import GradientError, assert_vjp, check_vjp
+from tests.planted import RIGHT
 from tests.planted.limits import cofactors, det3, rms, rms_bwd, tangent
 from tests.planted.row import f32, normal, rule
 from tests.planted.solvers import (
@@ -159,3 +160,21 @@ def test_a_check_writes_nothing_to_stderr(capfd):
 
     assert check_vjp(rule(jnp.sin, bwd), SOME, stop_early=True).verdict == "wrong"
     assert capfd.readouterr().err == ""
+
+
+def test_on_several_devices_a_solver_may_stop_elsewhere():
+    """Of a part of the arguments a loop that ends by a test takes fewer turns: no missing sum."""
+    (row,) = (r for r in RIGHT if r.name == "cube root by Newton until 1e-3")
+    report = check_vjp(*row.build())
+    found = {x.check: x.verdict for x in report.findings if x.check.startswith("sharded")}
+    assert found == {"sharded by the compiler": "correct", "sharded by shard_map": "undecidable"}
+
+
+def test_a_surrogate_need_not_be_cut_as_its_value_is():
+    """The clipping of all of a gradient by its norm is not that of each device's part."""
+    (row,) = (r for r in RIGHT if r.name == "clipped by norm, declared")
+    f, args, options = row.build()
+    report = check_vjp(f, args, **options)
+    assert report.ok, f"{report}"
+    (skipped,) = (x for x in report.findings if x.check == "sharded by shard_map")
+    assert "another function's" in str(skipped.detail)

@@ -21,7 +21,9 @@ Residuals
     and h are computed again from them, number by number, where autodiff keeps several more arrays
     of that size. (For dwd alone h would do.) Keeping x alone would cost two of the three products
     once more.
-    float16 and bfloat16 products are summed in float32; a, u and h are rounded, as factors.
+    float16 and bfloat16 products are summed in float32; a, u and h are rounded, as factors. The two
+    terms of dx are added in float32 on CPUs; on accelerators each is rounded first, as autodiff has
+    them, since chips that share the sum over k exchange it (half the bytes).
     a and u carry the names "fnnet.glu_mlp.a" and "fnnet.glu_mlp.u", by which a policy of
     `jax.checkpoint` can save or offload them.
 
@@ -37,6 +39,7 @@ from typing import Any, Literal, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
@@ -187,11 +190,21 @@ def glu_mlp_bwd(res: Residuals, g: jax.Array) -> tuple[jax.Array, jax.Array, jax
     dh = contract("...j,kj->...k", g, w_down, like=a, precision=precision)
     (da,) = phi_bwd(phi_res, dh * u)
     du = dh * phi
-    wide = accumulator(g, x)
-    dx = contract("...k,ik->...i", da, w_gate, dtype=wide, precision=precision)
-    dx = dx + contract("...k,ik->...i", du, w_up, dtype=wide, precision=precision)
+
+    def sum_of_two(dtype: np.dtype) -> Callable[..., jax.Array]:
+        def dx(da: jax.Array, du: jax.Array, w_gate: jax.Array, w_up: jax.Array) -> jax.Array:
+            first = contract("...k,ik->...i", da, w_gate, dtype=dtype, precision=precision)
+            second = contract("...k,ik->...i", du, w_up, dtype=dtype, precision=precision)
+            return (first + second).astype(x.dtype)
+
+        return dx
+
+    narrow, wide = jnp.result_type(da, w_gate, w_up), accumulator(da, w_gate, w_up)
+    dx = sum_of_two(wide)
+    if narrow != wide:
+        dx = partial(jax.lax.platform_dependent, cpu=dx, default=sum_of_two(narrow))
     return (
-        dx.astype(x.dtype),
+        dx(da, du, w_gate, w_up),
         contract("...i,...k->ik", x, da, like=w_gate, precision=precision),
         contract("...i,...k->ik", x, du, like=w_up, precision=precision),
         contract("...k,...j->kj", phi * u, g, like=w_down, precision=precision),

@@ -4,9 +4,9 @@ Both keep one promise of arithmetic: a sum of float16 or bfloat16 products is ac
 and rounded once, at the end. A cotangent has the dtype of its primal, so the rounding is the last
 thing that happens to it (`like`).
 
-Where a forward pass wants a result as narrow as the operands, the product itself is asked for it
-(a backward pass's is asked for float32, and cast): what a policy such as
-`jax.checkpoint_policies.dots_saveable` saves then is 16 bits wide, as with `jnp.matmul`.
+Where a result as narrow as the operands is wanted, the product itself is asked for it: what a
+policy such as `jax.checkpoint_policies.dots_saveable` saves then is 16 bits wide, as with
+`jnp.matmul`, and so is what devices exchange that each have a part of the sum.
 GPUs and TPUs add up such products in float32 inside. XLA's CPU compiler does too, except where the
 first operand is summed over an axis that is not its last and the second has two more: an order of
 axes that `jax.vmap` brings about. There it adds up in bfloat16, or, asked for float32, has no
@@ -98,10 +98,9 @@ def contract(
     if dtype is None:
         dtype = narrow if like is None else like.dtype
     wide = accumulator(*operands)
-    is_saved = like is None and dtype == narrow and _is_one_product(subscripts)
-    asked = narrow if is_saved else wide
+    as_wanted = narrow if dtype == narrow and _is_one_product(subscripts) else wide
 
-    def product(precision: Precision, *operands: jax.Array) -> jax.Array:
+    def product(asked: np.dtype, precision: Precision, *operands: jax.Array) -> jax.Array:
         # einsum itself adds up, in the wide dtype, along an axis that only one narrow operand has
         with jax.numpy_dtype_promotion("standard"):
             return jnp.einsum(
@@ -113,13 +112,20 @@ def contract(
             )
 
     if narrow == wide or len(operands) == 1:
-        out = product(precision, *operands)
-    else:
-        on_cpu = partial(product, _WIDENED)
-        if asked == wide and _is_one_product(subscripts) and _sums_over_last_axis(subscripts):
-            on_cpu = partial(_narrow_on_cpu, partial(product, precision))
-        out = jax.lax.platform_dependent(*operands, cpu=on_cpu, default=partial(product, precision))
-    return out.astype(dtype)
+        return product(wide, precision, *operands).astype(dtype)
+    asked = as_wanted if like is None else wide
+    on_cpu = partial(product, asked, _WIDENED)
+    if asked == wide and _is_one_product(subscripts) and _sums_over_last_axis(subscripts):
+        on_cpu = partial(_narrow_on_cpu, partial(product, wide, precision))
+    elsewhere = partial(product, as_wanted, precision)
+
+    def cast(of: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
+        return lambda *operands: of(*operands).astype(dtype)
+
+    out: jax.Array = jax.lax.platform_dependent(
+        *operands, cpu=cast(on_cpu), default=cast(elsewhere)
+    )
+    return out
 
 
 def _narrow_on_cpu(

@@ -54,6 +54,7 @@ from fnnet.rules import (
     Precision,
     Static,
     accumulator,
+    by_platform,
     contract,
     register,
     result_sharding,
@@ -202,7 +203,7 @@ def glu_mlp_bwd(res: Residuals, g: jax.Array) -> tuple[jax.Array, jax.Array, jax
     narrow, wide = jnp.result_type(da, w_gate, w_up), accumulator(da, w_gate, w_up)
     dx = sum_of_two(wide)
     if narrow != wide:
-        dx = partial(jax.lax.platform_dependent, cpu=dx, default=sum_of_two(narrow))
+        dx = partial(by_platform, cpu=dx, default=sum_of_two(narrow))
     return (
         dx(da, du, w_gate, w_up),
         contract("...i,...k->ik", x, da, like=w_gate, precision=precision),

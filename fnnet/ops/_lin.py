@@ -116,10 +116,11 @@ def _forward(
         return product()
     dtype = jnp.result_type(x, w, b)
     wide = accumulator(x, w, b)
-    # What a policy that saves products saves, it should save in bfloat16, the dtype of those who
-    # use such policies. In float16 the product is rounded once, after the bias is added.
-    saved = dtype if dtype == jnp.bfloat16 else wide
-    y = product(dtype=saved).astype(wide)
+    if dtype == jnp.bfloat16:
+        # What a policy that saves products saves, it should save in bfloat16, the dtype of those
+        # who use such policies. In float16 the product is rounded once, after the bias is added.
+        wide = dtype
+    y = product(dtype=wide)
     if out is not None:
         b = jax.reshard(b, NamedSharding(out.mesh, P(out.spec[-1])))
     # the bias is one row for all samples

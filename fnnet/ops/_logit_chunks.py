@@ -26,7 +26,7 @@ from fnnet.ops._sample_losses import (
     of_class,
     shares_of_others,
 )
-from fnnet.rules import Precision, accumulator, contract, spread
+from fnnet.rules import Precision, accumulator, by_platform, contract, spread
 
 # a chunk of logits has about so many numbers: few enough for a processor's cache, enough for matmul
 CHUNK = 2**22
@@ -295,7 +295,7 @@ def _by_rows(f: Callable[..., tuple[jax.Array, ...]], *rows: jax.Array) -> tuple
 
     if parts == 1:
         return f(*rows)
-    return lax.platform_dependent(*rows, cpu=in_parts, default=f)  # type: ignore[no-any-return]
+    return by_platform(*rows, cpu=in_parts, default=f)
 
 
 def _hot(labels: jax.Array, classes: jax.Array) -> jax.Array:

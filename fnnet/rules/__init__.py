@@ -13,4 +13,5 @@ from fnnet.rules.mesh import result_sharding as result_sharding
 from fnnet.rules.mesh import spread as spread
 from fnnet.rules.mesh import tells_of_out_sharding as tells_of_out_sharding
 from fnnet.rules.plain import plain as plain
+from fnnet.rules.platform import by_platform as by_platform
 from fnnet.rules.register import register as register

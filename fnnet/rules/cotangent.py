@@ -28,6 +28,8 @@ import numpy as np
 from jax.sharding import NamedSharding
 from jax.typing import ArrayLike, DTypeLike
 
+from fnnet.rules.platform import by_platform
+
 Precision: TypeAlias = (
     str
     | jax.lax.Precision
@@ -122,10 +124,7 @@ def contract(
     def cast(of: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
         return lambda *operands: of(*operands).astype(dtype)
 
-    out: jax.Array = jax.lax.platform_dependent(
-        *operands, cpu=cast(on_cpu), default=cast(elsewhere)
-    )
-    return out
+    return by_platform(*operands, cpu=cast(on_cpu), default=cast(elsewhere))
 
 
 def _narrow_on_cpu(

@@ -50,7 +50,7 @@ from jaxtyping import Array, Float
 from fnnet.ops._checks import describe, floats, require_axis
 from fnnet.ops._compiled import compiled
 from fnnet.ops._options import AXES, FLAG, STATIC
-from fnnet.rules import Static, accumulator, register
+from fnnet.rules import Static, accumulator, by_platform, register
 
 Power: TypeAlias = int | float
 Order: TypeAlias = Power | Literal["fro"]
@@ -164,19 +164,24 @@ def _pass(x: jax.Array, p: Power, axis: Axis, keepdims: bool) -> tuple[jax.Array
 
 def _length(w: jax.Array, axes: tuple[int, ...], *, safe: bool) -> jax.Array:
     """√Σ w². Only where squares leave the range is it worth a look at the greatest entry."""
-    total = jnp.sum(w * w, axes, keepdims=True)
     if safe:
-        return _root(total, 2)
+        return _root(jnp.sum(w * w, axes, keepdims=True), 2)
     limits = np.finfo(w.dtype)  # float32 or float64
-    fits = (total >= limits.tiny / limits.eps) & (total <= limits.max)
-    n: jax.Array = lax.cond(
-        jnp.all(fits),
-        lambda w, total: jnp.sqrt(jnp.where(fits, total, jnp.ones((), total.dtype))),
-        lambda w, total: _scaled(w, 2, axes),
-        w,
-        total,
-    )
-    return n
+
+    def looked_at(w: jax.Array) -> jax.Array:
+        total = jnp.sum(w * w, axes, keepdims=True)
+        fits = (total >= limits.tiny / limits.eps) & (total <= limits.max)
+        n: jax.Array = lax.cond(
+            jnp.all(fits),
+            lambda w, total: jnp.sqrt(jnp.where(fits, total, jnp.ones((), total.dtype))),
+            lambda w, total: _scaled(w, 2, axes),
+            w,
+            total,
+        )
+        return n
+
+    # what is asked of all rows at once costs GPUs a halt, and chips that share the rows an exchange
+    return by_platform(w, cpu=looked_at, default=lambda w: _scaled(w, 2, axes))
 
 
 def _scaled(w: jax.Array, p: Power, axes: tuple[int, ...]) -> jax.Array:

@@ -36,6 +36,7 @@ from fnnet.measure.epoch import EpochTimes, time_epochs
 from fnnet.measure.fits import bytes_in
 from fnnet.measure.gradient import Measurement, measure
 from fnnet.measure.machine import machine
+from fnnet.measure.records import as_csv, of_measurements, of_needs
 from fnnet.measure.rows import ROWS
 
 EPOCH = "epoch"
@@ -55,9 +56,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     parser = _parser()
     options = parser.parse_args(argv)
-    files = (options.plot, options.json)
-    if files == (STANDARD_OUTPUT, STANDARD_OUTPUT):
-        parser.error("--json - and --plot -: standard output is one file")
+    files = (options.plot, options.json, options.csv)
+    if files.count(STANDARD_OUTPUT) > 1:
+        parser.error("of --json, --csv and --plot one alone may be -: standard output is one file")
     if options.plot is not None and set(options.op or ()) == {EPOCH}:
         parser.error("--plot draws gradients, and none is measured: name an op beside epoch")
     if options.target is None and (options.fits is not None or set(options.op or ()) & {BLOCK}):
@@ -81,6 +82,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             )
             if options.json is not None:
                 write(options.json, json.dumps(bench_target.to_dict(results), indent=1))
+            if options.csv is not None:
+                needs = [*results["rows"], *([results["block"]] if results["block"] else [])]
+                write(options.csv, as_csv(of_needs(needs, results["target"])))
             return 0
         results = run(options.op, quick=options.quick, human=human)
         if options.plot is not None:
@@ -88,6 +92,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 draw(results["rows"], results["machine"], file)
         if options.json is not None:
             write(options.json, json.dumps(to_dict(results), indent=1))
+        if options.csv is not None:
+            write(options.csv, as_csv(of_measurements(results["rows"])))
     except BrokenPipeError:
         raise
     except (OSError, ValueError, ModuleNotFoundError, RuntimeError) as error:
@@ -177,6 +183,12 @@ def _parser() -> Parser:
     )
     parser.add_argument(
         "--json", metavar="FILE", help="write all figures as JSON; for - to standard output"
+    )
+    parser.add_argument(
+        "--csv",
+        metavar="FILE",
+        help="write a line for each number, with device, versions and date; for - to standard "
+        "output",
     )
     parser.add_argument(
         "--plot", metavar="FILE", help="draw the ratios as a chart; for - a PNG to standard output"

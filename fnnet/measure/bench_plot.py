@@ -39,6 +39,8 @@ def draw(
             [i - 0.4, i + 0.4], noise.low, noise.high, color="#e4e4e4", lw=0, zorder=0
         )
         for offset, (way, colour) in zip((-0.17, 0.17), _COLOURS.items(), strict=True):
+            if way in row.missing:
+                continue
             r = row.ratios[way]
             time.plot([r.low, r.high], [i + offset] * 2, color=colour, lw=1.2)
             time.plot([r.sure_low, r.sure_high], [i + offset] * 2, color=colour, lw=4)

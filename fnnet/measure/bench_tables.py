@@ -66,7 +66,7 @@ def times_table(labels: Sequence[str]) -> Columns:
 def times_row(table: Columns, row: Measurement) -> str:
     """The time of value and gradient by hand, and as a multiple of the other ways'."""
     every = _quartiles()
-    figures = [ratio(row.ratios[way], every) for way in (AUTODIFF, CHECKPOINT)]
+    figures = [ratio(row.ratios.get(way), every) for way in (AUTODIFF, CHECKPOINT)]
     hand = duration(row.contestants[HAND].seconds.median)
     text = table.row([row.label, hand, *figures, ratio(row.control, every)])
     return "\n".join([text, *(f"    / {p}: {ratio(row.ratios[p], every)}" for p in row.peers)])
@@ -93,11 +93,11 @@ def memory(rows: Sequence[Measurement]) -> str:
     """Scratch memory as compiled, and what is stored between the passes."""
     cells = []
     for row in rows:
-        ways = [row.contestants[way] for way in _WAYS]
+        ways = [row.contestants.get(way) for way in _WAYS]
         cells.append(
             [row.label]
-            + [in_bytes(c.memory.temp) for c in ways]
-            + [in_bytes(c.stored) for c in ways]
+            + [in_bytes(c.memory.temp) if c else "-" for c in ways]
+            + [in_bytes(c.stored) if c else "-" for c in ways]
         )
     head = ["memory", "temp: hand", *_WAYS[1:], "stored: hand", *_WAYS[1:]]
     notes = {c.memory.note for row in rows for c in row.contestants.values() if c.memory.note}
@@ -124,11 +124,11 @@ def compiling(rows: Sequence[Measurement]) -> str:
     """How long tracing and compiling took, once."""
     cells = []
     for row in rows:
-        ways = [row.contestants[way] for way in _WAYS]
+        ways = [row.contestants.get(way) for way in _WAYS]
         cells.append(
             [row.label]
-            + [duration(c.trace_s) for c in ways]
-            + [duration(c.compile_s) for c in ways]
+            + [duration(c.trace_s) if c else "-" for c in ways]
+            + [duration(c.compile_s) if c else "-" for c in ways]
         )
     head = ["once", "trace: hand", *_WAYS[1:], "compile: hand", *_WAYS[1:]]
     return _table(head, cells, right=range(1, len(head)))

@@ -64,13 +64,14 @@ class Measurement:
         name: the row's.
         size: the size, in words.
         arrays: dtype and shape of each array among the arguments.
-        contestants: by name: hand, autodiff, checkpoint, and the peers.
+        contestants: by name: hand, autodiff, checkpoint, and the peers, but those in `missing`.
         ratios: the time of hand as a multiple of each other's.
-        control: the time of autodiff as a multiple of autodiff's: its distance from 1 is noise.
+        control: the time of autodiff as a multiple of autodiff's (of hand's to itself, where
+            autodiff is missing): its distance from 1 is noise.
         calls: how many calls in a row were one measurement.
         tries: of how many measurements the shortest counted in each round.
         eager: the call outside of `jit`, or None if that was not measured.
-        missing: peers that could not be set up, and why.
+        missing: who could not be set up, or refused, or had no room, and why.
     """
 
     name: str
@@ -140,8 +141,20 @@ def measure(row: Row, size: Any, *, budget_s: float, least: int = 11) -> Measure
             for k, o in zip(keys, jax.tree.leaves(out), strict=True)
         ],
     )
-    programs = {name: _compiled(f, argnums, args, g) for name, f in functions.items()}
-    again, *_ = _compiled(autodiff, argnums, args, g)
+    programs = {}
+    for name, f in list(functions.items()):
+        try:
+            programs[name] = _compiled(f, argnums, args, g)
+            if name != HAND:
+                jax.block_until_ready(programs[name][0](args, g))
+        except Exception as error:  # it refuses these arguments or this device, or has no room
+            if name == HAND:
+                raise
+            missing[name] = f"{type(error).__name__}: {error}".splitlines()[0]
+            programs.pop(name, None)
+            del functions[name]
+    whose = AUTODIFF if AUTODIFF in programs else HAND
+    again, *_ = _compiled(functions[whose], argnums, args, g)
     runs = {name: _thunk(program, args, g) for name, (program, *_) in programs.items()}
     times = race({**runs, AGAIN: _thunk(again, args, g)}, budget_s=budget_s, least=least)
 
@@ -157,7 +170,7 @@ def measure(row: Row, size: Any, *, budget_s: float, least: int = 11) -> Measure
         arrays=[f"{x.dtype}[{','.join(map(str, x.shape))}]" for x in jax.tree.leaves(args)],
         contestants=contestants,
         ratios={name: times.ratio(HAND, name) for name in contestants if name != HAND},
-        control=times.ratio(AGAIN, AUTODIFF),
+        control=times.ratio(AGAIN, whose),
         calls=times.calls,
         tries=times.tries,
         eager=_eager(row.f, args, budget_s / 2, least) if row.eager else None,

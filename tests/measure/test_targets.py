@@ -4,6 +4,7 @@ The compilers are in packages of their own, which `.ci/run` installs; without th
 skipped. How a program's text is read is asked of programs for this machine's CPUs too.
 """
 
+import io
 import json
 
 import jax
@@ -13,6 +14,7 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from fnnet import linear_cross_entropy, plain, targets
+from fnnet.measure import bench_target, block
 from fnnet.measure.chips import GPUS, devices_of, target_of
 from fnnet.measure.compiled import compiled_memory
 from fnnet.measure.hlo import Exchange, Program, bytes_of
@@ -262,3 +264,19 @@ def test_every_gpu_is_known_to_its_compiler(chip):
         compiled = targets.compile_for(lambda x: jnp.sin(x) * 2, x, target=chip)
     assert (compiled.memory.arguments, compiled.memory.outputs) == (64 * 32 * 4, 64 * 32 * 4)
     assert (compiled.kernels, compiled.fusions) == (1, 1)
+
+
+@pytest.mark.parametrize("target", ["tpu v5e:2x2", "h100:4"])
+def test_a_block_exchanges_what_autodiff_does(target):
+    """Of a transformer block cut over data and model, in bfloat16."""
+    module = "libtpu" if "tpu" in target else "jax_plugins.xla_cuda13"
+    pytest.importorskip(module, reason=f"needs the compiler for {target}")
+    sizes = block.Sizes(time=256, width=512, heads=4, hidden=1024)
+    with jax.enable_x64(False):
+        whole = bench_target.run(["block"], target, sizes=sizes, human=io.StringIO())["block"]
+    hand, auto = (
+        (sum(c.count for c in made.collectives), sum(c.bytes for c in made.collectives))
+        for made in (whole.ways["hand"], whole.ways["autodiff"])
+    )
+    assert hand[0] <= auto[0]
+    assert hand[1] <= auto[1]

@@ -20,6 +20,7 @@ from . import right_kinds as right_kinds
 from . import right_others as right_others
 from . import solvers as solvers
 from . import surrogates as surrogates
+from . import ties as ties
 from . import transforms as transforms
 from .row import BUGS as BUGS
 from .row import RIGHT as RIGHT

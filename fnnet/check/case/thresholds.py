@@ -34,6 +34,10 @@ BESIDE, BESIDE_NATIVE = 1e-6, 1e-3
 # pairs of such points, on either side: with four, an element's two sides are both met 7 times in 8
 PAIRS = 4
 
+# how far beside it the gradient's own derivative is looked at, relative to each argument's scale:
+# differences of a gradient lose half of its digits
+WIDE_STEP, NATIVE_STEP = 1e-5, 1e-2
+
 # ---- differences of the value
 
 # steps relative to the size of the argument. No ratio of two of them is a whole number: a fast

@@ -25,6 +25,23 @@ _KNOWN = (
         "shape",
         "The backward rule must return a tuple with one cotangent for each argument.",
     ),
+    # what JAX says where custom_vjp is a hijax primitive (JAX_CUSTOM_VJP3)
+    (
+        "doesn't match expected type",
+        "shape",
+        "A cotangent must have its argument's shape: sum over the axes that were broadcast "
+        "(fnnet.rules.sum_to).",
+    ),
+    (
+        "pytree structure error",
+        "shape",
+        "Each cotangent must have its argument's structure; None stands for a zero cotangent.",
+    ),
+    (
+        "must produce a tuple of length equal",
+        "shape",
+        "The backward rule must return a tuple with one cotangent for each argument.",
+    ),
     ("cotangent(s)", "shape", "The backward rule returned a wrong number of cotangents."),
     ("must have the argument's structure", "shape", "A cotangent has its argument's structure."),
     (

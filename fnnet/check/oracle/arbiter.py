@@ -103,7 +103,7 @@ class Arbiter:
         bad, unclear = c.bad.copy(), c.unclear.copy()
         kinks = 0
         if case.has_oracle:
-            between = self._between(number, c)
+            between = self.between(number, c)
             at_kinks = between & (bad | unclear)
             kinks = int(at_kinks.sum())
             if kinks > 1 and self._too_much_in_all(number, c, at_kinks):
@@ -158,7 +158,7 @@ class Arbiter:
     def _tries(self) -> int:
         return 24 if self._case.size < 20_000 else 6
 
-    def _between(self, number: int, c: Compared) -> Any:
+    def between(self, number: int, c: Compared) -> Any:
         """Where the oracle jumps beside the point, and the rule's number lies within the jump."""
         beside = self.beside[number]
         result = np.ones(c.want.shape, bool)

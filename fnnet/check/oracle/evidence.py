@@ -19,6 +19,8 @@ from fnnet.check.oracle.repeatable import difference
 from fnnet.check.oracle.tolerance import (
     Compared,
     few_digits,
+    in_few_numbers,
+    jumping,
     natural_scale,
     scale_of,
     smooth,
@@ -158,6 +160,12 @@ class Evidence:
         if not self.case.has_oracle:
             return without_jumps(spread, want, lambda: want[None])
         return without_jumps(spread, want, lambda: self.arbiter.beside[i])
+
+    def at_kinks(self, i: int, spread: Any) -> Any:
+        """Where what rounding does to a gradient is to take it across a kink: no bound is that."""
+        if self.case.large or not jumping(spread, self.truth[i]).any():
+            return np.False_
+        return in_few_numbers(self.arbiter.beside[i])
 
     @functools.cached_property
     def cancelled(self) -> float:

@@ -153,7 +153,11 @@ def _verdict(
             margin = ESTIMATE * d.side_error + 1e-6 * max(abs(low), abs(high))
             kinks += 1
             # along a random direction a kink of another element enters: nothing can be said
-            if index is None or low - margin <= got <= high + margin:
+            if (
+                index is None
+                or low - margin <= got <= high + margin
+                or _at_a_tie(e, number, index, got)
+            ):
                 power = np.inf if counts and index is None else power
                 continue
             bound = margin + (high - low) / 2
@@ -197,6 +201,23 @@ def _verdict(
     code, told = _fitted(e, number, answers, everywhere=everywhere)
     detail.update(told)
     return Finding(NAME, "wrong", path, diagnosis=code, detail=detail, **fields)
+
+
+def _at_a_tie(e: Evidence, number: int, index: tuple[int, ...], got: float) -> bool:
+    """Whether a witness has the rule's number at a kink too, beside the point or among others.
+
+    Of three tied numbers that are sorted one is the second, whose cotangent neither side has.
+    """
+    if not e.case.witness:
+        return False
+    beside = np.sort(np.real(e.arbiter.beside[number][(slice(None), *index)]))
+    gap = float(np.ptp(beside))
+    near = 1e-3 * float(np.max(np.abs(beside)))
+    if not np.isfinite(beside).all() or gap <= near:
+        return False
+    # where several kinks meet, their sides combine in more ways than were drawn
+    margin = gap if (np.diff(beside) > 1e-3 * gap).sum() > 1 else near
+    return bool(beside[0] - margin <= got <= beside[-1] + margin)
 
 
 def _too_little(power: float, unsettled: int) -> str:

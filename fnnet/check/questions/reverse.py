@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from fnnet.check.case.finding import Detail, Finding
+from fnnet.check.case.finding import Detail, Finding, Verdict
 from fnnet.check.case.modes import NATIVE, epsilon, in_16_bits
-from fnnet.check.case.thresholds import MARGIN, NOISY, PLAINLY
+from fnnet.check.case.thresholds import LEAST_POWER, MARGIN, NOISY, PLAINLY
 from fnnet.check.diagnosis import mistakes
 from fnnet.check.oracle.evidence import Evidence, finding
 from fnnet.check.oracle.tolerance import (
@@ -60,9 +60,13 @@ def ask(e: Evidence) -> list[Finding]:
         scale = max(c.scale, 1e-6 * natural_scale(case, i)) or 1.0
         case.power[path] = float(typical(c.bound) / scale)
         if c.bad.any() and not (c.bad & ~excused(c, e.cancelled)).any():
-            detail = Detail(words=CANCELS)
             e.doubt(i, c.bad)
-            findings.append(finding(NAME, path, c, c.worst, "undecidable", None, detail))
+            # what is left of the gradient's digits is the power, where some are left
+            case.power[path] = max(case.power[path], e.cancelled / _cancelling(e, i, c, scale))
+            verdict: Verdict = "correct" if case.power[path] <= LEAST_POWER else "undecidable"
+            c.error = np.where(c.bad, 0.0, c.error) if verdict == "correct" else c.error
+            detail = Detail(words=CANCELS, say=True)
+            findings.append(finding(NAME, path, c, c.worst, verdict, None, detail))
             continue
         judged = e.arbiter.judge(i, c)
         if judged.convicted and _right_as_called(e, i, c):
@@ -87,6 +91,9 @@ def ask(e: Evidence) -> list[Finding]:
         nan = np.isnan(c.got) & np.isnan(c.want)
         e.doubt(i, judged.open | nan)
         e.settle(i, judged.sided)
+        # at an argument that is NaN there is no derivative to be asked for
+        nowhere = nan & np.isnan(case.values[i])
+        nan &= ~nowhere
         if judged.unreliable or noisy or nan.any():
             words = judged.words or "the oracle's own rounding is as large as the gradient here"
             if judged.unreliable:
@@ -106,6 +113,12 @@ def ask(e: Evidence) -> list[Finding]:
         if judged.settled:
             detail["words"] = f"{judged.settled} elements: {judged.words}"
             detail["settled"] = judged.settled
+        if nowhere.any():
+            said = (
+                f"{int(nowhere.sum())} of {nan.size} elements of {path} are NaN, and so is d{path}"
+            )
+            detail["words"] = "; ".join(filter(None, (str(detail), said)))
+            detail.update(nan=int(nowhere.sum()), say=True)
         settled = np.where(c.bad | c.unclear, 0.0, c.error)
         c.error = settled
         findings.append(finding(NAME, path, c, c.worst, "correct", None, detail))
@@ -118,6 +131,18 @@ def ask(e: Evidence) -> list[Finding]:
             own = [f for f in own if f.arg not in told] + grown
         findings += own
     return findings
+
+
+def _cancelling(e: Evidence, i: int, c: Compared, scale: float) -> float:
+    """The size at which a gradient is judged whose terms cancel: its own, if it is known at all.
+
+    One that is 0 but for rounding, as autodiff's is another beside the point, is judged at the
+    size that it would have if nothing cancelled.
+    """
+    noise = float(typical(np.ptp(np.real(e.arbiter.beside[i]), 0)))
+    if c.scale <= e.cancelled and noise > 0.1 * c.scale:
+        return natural_scale(e.case, i) or 1.0
+    return c.scale or scale
 
 
 def _right_as_called(e: Evidence, i: int, c: Compared) -> bool:
@@ -152,6 +177,9 @@ def in_own_dtypes(e: Evidence, wrong: set[int]) -> list[Finding]:
         # what the rule gives in float64 was found right, at a kink with a choice of its own
         right = e.right(i, e.hand[i], e.truth[i])
         c = nearest(e.known(i, hand[i], e.hand[i]), (right, auto[i], e.hand[i]), bound)
+        if c.bad.any():
+            # a tie in 64 bits is none after rounding, and goes to either side
+            c.bad &= ~e.arbiter.between(i, c)
         if c.bad.any() and not (c.bad & ~excused(c, e.own_noise(i, case.native_eps))).any():
             detail = Detail(words=CANCELS)
             findings.append(finding(name, path, c, c.worst, "undecidable", None, detail))
@@ -173,6 +201,11 @@ def narrow_bound(e: Evidence, i: int, auto: Any, eps: float) -> Any:
     case = e.case
     want = e.right(i, e.hand[i], e.truth[i])
     spread = spreads(case, case.work, eps, base=e.truth, which="truth")[i]
+    kinks = e.at_kinks(i, spread)
+    if np.any(kinks):
+        # rule and autodiff may choose otherwise there, and neither loses anything
+        spread = np.where(kinks, 0.0, spread)
+        want, auto = (np.where(kinks, e.hand[i], x) for x in (want, auto))
     scale = scale_of(want)
     least = MARGIN * (eps + case.inexact + case.gradients_iterated[i])
     least = least * (scale or eps * natural_scale(case, i))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -10,17 +11,17 @@ import numpy as np
 
 from fnnet.check.case.case import Case, first_line
 from fnnet.check.case.finding import Detail, Finding
-from fnnet.check.case.modes import NATIVE, Program, widened
+from fnnet.check.case.modes import Program, widened
 from fnnet.check.case.subject import Arrays
 from fnnet.check.case.thresholds import BLIND, MARGIN
 from fnnet.check.diagnosis import mistakes
 from fnnet.check.diagnosis.explain import FORWARD_MODE, by_nature, is_forward_mode
 from fnnet.check.oracle.evidence import Evidence, finding
-from fnnet.check.oracle.numerical import pairing
-from fnnet.check.oracle.tolerance import Compared, compared, scale_of, smooth, typical
+from fnnet.check.oracle.tolerance import compared, scale_of, smooth, typical
+from fnnet.check.questions.bends import Bends
+from fnnet.check.questions.gradient_differences import NAME_CODE, blind, convicted, right_in_g
 
 NAME = "second order"
-NAME_CODE = "second_order"
 WAYS = ("forward over reverse", "reverse over reverse")
 
 
@@ -38,7 +39,8 @@ def ask(e: Evidence) -> list[Finding]:
     for way, product in zip(WAYS, (_forward, _reverse), strict=True):
         name = f"{NAME}, {way}"
         try:
-            want, noise = _oracle(case, product, v)
+            program = Program(product(case.truth), lambda: case.calls_host)
+            want, noise = _oracle(case, program, v)
         except Exception as error:
             words = (
                 f"autodiff itself cannot do this here: {type(error).__name__}: {first_line(error)}"
@@ -56,7 +58,8 @@ def ask(e: Evidence) -> list[Finding]:
             words = FORWARD_MODE if is_forward_mode(error) else _why(error)
             findings.append(Finding(name, "skipped", detail=Detail(words=words)))
             continue
-        findings += _compare(e, name, got, want, noise, v)
+        bends = Bends(e, functools.partial(_at, case, program, v), v)
+        findings += _compare(e, name, got, want, noise, v, bends)
     return findings
 
 
@@ -121,9 +124,12 @@ def _product(case: Case, program: Program, values: Arrays, g: Arrays, v: Arrays)
     return [widened(x) for x in out]
 
 
-def _oracle(case: Case, product: Any, v: Arrays) -> tuple[Arrays, Arrays]:
+def _at(case: Case, program: Program, v: Arrays, values: Arrays) -> Arrays:
+    return _product(case, program, values, case.g, v)
+
+
+def _oracle(case: Case, program: Program, v: Arrays) -> tuple[Arrays, Arrays]:
     """The oracle's product, and how far rounding its problem moves it."""
-    program = Program(product(case.truth), lambda: case.calls_host)
     want = _product(case, program, case.values, case.g, v)
     noise = [np.zeros(w.shape) for w in want]
     rng = case.rng(8)
@@ -141,7 +147,7 @@ def _oracle(case: Case, product: Any, v: Arrays) -> tuple[Arrays, Arrays]:
 
 
 def _compare(
-    e: Evidence, name: str, got: Arrays, want: Arrays, noise: Arrays, v: Arrays
+    e: Evidence, name: str, got: Arrays, want: Arrays, noise: Arrays, v: Arrays, bends: Bends
 ) -> list[Finding]:
     case = e.case
     n = len(case.values)
@@ -152,16 +158,32 @@ def _compare(
         path = case.paths[i] if i < n else "the cotangent"
         scale = scale_of(b)
         bound = (case.floor + MARGIN * e.iterating) * max(scale, 1e-6 * first[i])
-        bound = bound + MARGIN * smooth(s)
+        bound = bound + MARGIN * smooth(bends.noise(i, s, b))
         if i < n:
             a = np.where(e.unwitnessed(i), b, a)
         elif e.undecided:
             a = np.where(np.isfinite(a), a, b)
         c = compared(a, b, bound)
         if typical(bound) > max(BLIND * scale, 1e-9 * first[i]):
-            findings += _blind(e, name, path, i, c, v)
+            findings += blind(e, name, path, i, c, v)
             continue
-        if c.bad.any() and not _convicted(e, i, c, v, all_at_once=WAYS[0] in name):
+        at_kinks = bends.between(i, c)
+        if i >= n and at_kinks.any():
+            at_kinks = right_in_g(e, i - n, a, at_kinks, v)
+        if kinks := int(at_kinks.sum()):
+            c.bad &= ~at_kinks
+            c.error = np.where(at_kinks, 0.0, c.error)
+            if not c.bad.any():
+                words = (
+                    f"{kinks} of {c.want.size} elements are at a kink of the gradient: the rule's "
+                    "second derivative lies between those on its sides"
+                )
+                detail = Detail(words=words, kinks=kinks)
+                findings.append(finding(name, path, c, c.worst, "correct", None, detail))
+                continue
+        if c.bad.any() and not (
+            bends.convicted(i, c) or convicted(e, i, c, v, all_at_once=WAYS[0] in name)
+        ):
             words = (
                 "differences of the gradient do not speak against the rule: a kink of the "
                 "gradient, a gradient stopped on purpose, or autodiff's own second derivative is "
@@ -177,97 +199,3 @@ def _compare(
             )
             findings.append(finding(name, path, c, c.worst, "wrong", NAME_CODE, fitted))
     return findings or [Finding(name, "correct")]
-
-
-def _blind(e: Evidence, name: str, path: str, i: int, c: Compared, v: Arrays) -> list[Finding]:
-    """Where autodiff's own noise is as large as its answer: differences of the gradient decide."""
-    words = (
-        "autodiff's second derivative is no more than its rounding here, and differences of the "
-        "gradient do not settle"
-    )
-    if i < len(e.case.values):
-        # the matrix of second derivatives is symmetric: either product is that along v
-        want, error = _along(e, v)
-        bound = error[i] + BLIND / 10 * scale_of(want[i])
-        seen = compared(e.known(i, c.got, want[i]), want[i], bound)
-        if np.isfinite(bound).all() and typical(bound) <= BLIND * max(seen.scale, scale_of(c.got)):
-            if not seen.bad.any():
-                return []
-            _, fitted = mistakes.fit(seen.got, seen.want, float(np.max(bound)))
-            fitted["words"] = (
-                f"differences of the gradient, which is right, say otherwise: {fitted}"
-            )
-            return [finding(name, path, seen, seen.worst, "wrong", NAME_CODE, fitted)]
-    return [Finding(name, "undecidable", path, detail=Detail(words=words))]
-
-
-def _convicted(e: Evidence, i: int, c: Compared, v: Arrays, *, all_at_once: bool) -> bool:
-    """Whether differences of the rule's own gradient, which is right, speak against its derivative.
-
-    Args:
-        e: the evidence.
-        i: which of the arguments, or after them of the cotangents, the product belongs to.
-        c: the product by the rule and by autodiff.
-        v: the direction.
-        all_at_once: whether the product is the gradient's derivative along v (forward over
-            reverse), so that differences give all of it; else one element at a time.
-    """
-    case = e.case
-    n = len(case.values)
-    if all_at_once:
-        differences, error = _along(e, v)
-        return _against(c, differences[i], error[i])
-    ratio = np.where(c.bad, c.error / np.maximum(c.bound, 1e-300), -1.0)
-    for flat in np.argsort(-ratio, axis=None)[: min(6, int(c.bad.sum()))]:
-        index = tuple(int(k) for k in np.unravel_index(flat, ratio.shape))
-        if i >= n:
-            # the gradient is linear in g: its derivative in one element of g is its value there
-            g = [np.zeros_like(x) for x in case.g]
-            g[i - n][index] = 1.0
-            truth, doubt = pairing(case.by_hand(case.values, g), v), 0.0
-        else:
-            u = [np.zeros_like(x) for x in case.values]
-            u[i][index] = abs(case.values[i][index]) or scale_of(case.values[i]) or 1.0
-            differences, errors = _along(e, u)
-            unit = float(np.real(u[i][index]))
-            truth = pairing(differences, v) / unit
-            doubt = pairing(errors, [np.abs(x) for x in v]) / unit
-        if _against(c, truth, doubt, index):
-            return True
-    return False
-
-
-def _along(e: Evidence, u: Arrays) -> tuple[Arrays, Arrays]:
-    """Differences of the rule's gradient along `u`, and how far they are from settled."""
-    case = e.case
-    steps = (1e-2, 2e-3, 4e-4) if case.work is NATIVE else (1e-4, 1e-5, 1e-6)
-    votes = []
-    bends: Arrays = []
-    for h in steps:
-        up, down = (
-            case.by_hand([x + s * h * d for x, d in zip(case.values, u, strict=True)], case.g)
-            for s in (1, -1)
-        )
-        with np.errstate(all="ignore"):
-            votes.append([(a - b) / (2 * h) for a, b in zip(up, down, strict=True)])
-            # left and right differ at a kink of the gradient
-            bends = [np.abs(a + b - 2 * m) / h for a, b, m in zip(up, down, e.hand, strict=True)]
-    with np.errstate(all="ignore"):
-        errors = [
-            np.abs(b - c) + np.abs(a - b) + bend
-            for a, b, c, bend in zip(*votes, bends, strict=True)
-        ]
-    return votes[1], errors
-
-
-def _against(c: Compared, differences: Any, error: Any, at: Any = ...) -> bool:
-    """Whether differences have settled on something else than the rule's number."""
-    got, want, bad = c.got[at], c.want[at], c.bad[at]
-    with np.errstate(all="ignore"):
-        gap = np.abs(got - want)
-        settled = bad & np.isfinite(error) & (error < 0.1 * gap)
-        # along one element real parts are compared
-        same = np.real if at is not ... else np.asarray
-        other = ~(np.abs(differences - same(got)) < 0.25 * gap)
-        unanswerable = bad & ~np.isfinite(got)
-    return bool(np.any((settled & other) | unanswerable))

@@ -16,7 +16,7 @@ import numpy as np
 from fnnet.check.case.case import first_line
 from fnnet.check.case.finding import Detail, Finding
 from fnnet.check.case.modes import Program, widened
-from fnnet.check.case.subject import Arrays
+from fnnet.check.case.subject import Arrays, is_float
 from fnnet.check.case.traced import pull
 from fnnet.check.diagnosis import mistakes
 from fnnet.check.diagnosis.explain import by_nature, explain
@@ -215,6 +215,48 @@ def _checkpoint(e: Evidence) -> list[Finding]:
             case.cast_g(case.g, mode),
         )
     except Exception as error:
+        if refused := _refuses_what_is_fixed(e, error):
+            return [refused]
         return [raised("checkpoint", error)]
     differing = _differing(e, "checkpoint", "under jax.checkpoint", _one(found), [e.hand])
     return differing or [Finding("checkpoint", "correct")]
+
+
+def _refuses_what_is_fixed(e: Evidence, error: Exception) -> Finding | None:
+    """Where the rule raises for arguments that nobody differentiates, but JAX says are.
+
+    JAX's next `checkpoint` (JAX_REMAT3) tells a rule with symbolic zeros that every argument is
+    perturbed; so one that refuses to be differentiated in some of them refuses there.
+    """
+    case = e.case
+    said = first_line(error)
+    if not any(r.symbolic_zeros for r in case.rules or ()):
+        return None
+    if not (any(said in why for why in case.subject.fixed.values()) or _refused(e, said)):
+        return None
+    words = (
+        "under jax.checkpoint this JAX tells the rule that every argument is differentiated, also "
+        f"those held fixed, which it refuses: {type(error).__name__}: {said}"
+    )
+    return Finding("checkpoint", "skipped", detail=Detail(words=words))
+
+
+def _refused(e: Evidence, said: str) -> bool:
+    """Whether the rule says the same where floats among the other arguments are perturbed."""
+    case = e.case
+    others = case.subject.others
+    at = [i for i, x in enumerate(others) if is_float(x)]
+
+    def run(values: Arrays, floats: Arrays) -> Any:
+        full = list(others)
+        for i, x in zip(at, floats, strict=True):
+            full[i] = x
+        return case.hand(values, full)[0]
+
+    try:
+        with case.work.context():
+            values = case.work.cast(case.values, case.subject.values)
+            jax.eval_shape(lambda v, o: jax.vjp(run, v, o)[0], values, [others[i] for i in at])
+    except Exception as error:
+        return first_line(error) == said
+    return False

@@ -7,6 +7,7 @@ bits in force here are not, and its arguments are narrowed there; here it is cal
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -20,7 +21,7 @@ from fnnet.check.case.primitives import PRIMITIVES
 from fnnet.rules.jaxpr import Equation, bind, opened
 
 INLINED = {"jit": "jaxpr", "pjit": "jaxpr", "closed_call": "call_jaxpr", "core_call": "call_jaxpr"}
-INLINED |= {"checkpoint": "jaxpr", "remat2": "jaxpr"}
+INLINED |= {"eval_jaxpr": "call_jaxpr", "checkpoint": "jaxpr", "remat2": "jaxpr"}
 # derivatives are taken already: the rules that are left are of no use
 _PRIMAL = {"custom_jvp_call": "call_jaxpr", "custom_vjp_call": "call_jaxpr"}
 _PRIMAL |= {"custom_vmap_call": "call", "linear_call": "callee"}
@@ -36,6 +37,8 @@ _COMPILED = frozenset(
         "custom_lin",
     )
 )
+# fnnet's own, which call a function: opened, and not compiled as one piece for each shape
+_OWN = frozenset(("both_modes", "both_modes_jvp"))
 _LOOPS = ("scan", "while", "cond")
 
 # what NumPy is given: so many elements to compute at most, and so many equations JAX has to run,
@@ -131,6 +134,9 @@ class Interpreted:
         if inner := INLINED.get(name) or _PRIMAL.get(name):
             body = self._function(eqn.params[inner])
             return lambda *values: body(values)
+        if name in _OWN:
+            body = self._function(_inside(eqn))
+            return lambda *values: body(values)
         if name == "scan":
             return self._scan(eqn)
         if name == "while":
@@ -214,6 +220,9 @@ def _steps(jaxpr: Any, foreign: set[Any]) -> float:
     for eqn in opened(jaxpr)[0].eqns:
         name = eqn.primitive.name
         total += 1
+        if name in _OWN:
+            total += _steps(_inside(eqn), foreign)
+            continue
         if any(not isinstance(getattr(v.aval, "dtype", None), np.dtype) for v in eqn.outvars):
             foreign.add(name)
         if name in INLINED or name in _PRIMAL or name in _LOOPS:
@@ -232,6 +241,14 @@ _NARROW = frozenset(np.dtype(t) for t in (jnp.float32, jnp.bfloat16, jnp.float16
 def _by_numpy(eqn: Equation) -> Callable[..., Any] | None:
     make = PRIMITIVES.get(eqn.primitive.name)
     return make(eqn) if make is not None else None
+
+
+def _inside(eqn: Equation) -> Any:
+    """What an equation of fnnet's own computes, as a jaxpr."""
+    if (called := eqn.params.get("call_jaxpr")) is not None:
+        return called
+    avals = [v.aval for v in eqn.invars]
+    return jax.make_jaxpr(functools.partial(eqn.primitive.impl, **eqn.params))(*avals)
 
 
 def _rounds(eqn: Equation) -> bool:

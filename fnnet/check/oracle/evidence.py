@@ -56,11 +56,13 @@ class Evidence:
 
     def doubt(self, i: int, where: Any) -> None:
         """Leave elements of argument `i` undecided in all questions that follow."""
-        self.doubtful[i] = self.doubtful.get(i, False) | np.asarray(where)
+        if np.any(where):
+            self.doubtful[i] = self.doubtful.get(i, False) | np.asarray(where)
 
     def settle(self, i: int, where: Any) -> None:
         """Take the rule's own gradient for the truth, where that was found."""
-        self.settled[i] = np.asarray(where)
+        if np.any(where):
+            self.settled[i] = np.asarray(where)
 
     def right(self, i: int, hand: Any, truth: Any) -> Any:
         """The right gradient: the oracle's, or the rule's where differences side with it."""

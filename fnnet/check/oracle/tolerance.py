@@ -25,8 +25,10 @@ from fnnet.check.case.modes import NATIVE, Mode
 from fnnet.check.case.subject import Arrays
 from fnnet.check.case.thresholds import DRAWS
 
-# numbers looked at at once, in a large array
-PART = 1 << 18
+# an array of more numbers is looked at in chunks, each small enough to stay in a cache
+PART, CHUNK = 1 << 18, 1 << 15
+# and percentiles are those of about so many of its numbers
+SAMPLE = 1 << 16
 
 
 @dataclasses.dataclass
@@ -83,12 +85,12 @@ def parts(x: Any) -> Iterator[Any]:
         return
     if not any(x.strides):  # one number, spread
         one = x[(0,) * x.ndim]
-        for start in range(0, x.size, PART):
-            yield np.broadcast_to(one, (min(PART, x.size - start),))
+        for start in range(0, x.size, CHUNK):
+            yield np.broadcast_to(one, (min(CHUNK, x.size - start),))
         return
     flat = x.reshape(-1)
-    for start in range(0, flat.size, PART):
-        yield flat[start : start + PART]
+    for start in range(0, flat.size, CHUNK):
+        yield flat[start : start + CHUNK]
 
 
 def few_digits(x: Any) -> Any:
@@ -117,11 +119,11 @@ def _far(got: Any, want: Any, bound: Any) -> tuple[Any, Any, Any]:
     return error, ~same & want_finite & ~(error <= bound), unclear
 
 
-def by_parts(f: Callable[..., Any], *arrays: Any, wide: bool = False) -> tuple[Any, ...]:
+def by_parts(f: Callable[..., Any], *arrays: Any) -> tuple[Any, ...]:
     """The arrays that `f` gives for some of one shape, element by element.
 
     Of large arrays part by part, so that no memory goes into what is on the way, and floats are
-    kept in 32 bits unless they are to be `wide`.
+    kept in 32 bits.
     """
     shape = arrays[0].shape
     if arrays[0].size <= PART:
@@ -131,7 +133,7 @@ def by_parts(f: Callable[..., Any], *arrays: Any, wide: bool = False) -> tuple[A
     for some in zip(*map(parts, arrays), strict=True):
         found = f(*some)
         if not results:
-            dtypes = [np.float32 if x.dtype == np.float64 and not wide else x.dtype for x in found]
+            dtypes = [np.float32 if x.dtype == np.float64 else x.dtype for x in found]
             results = [np.empty(shape, t) for t in dtypes]
         for full, x in zip(results, found, strict=True):
             full.reshape(-1)[start : start + x.size] = x
@@ -165,10 +167,8 @@ def spreads(case: Case, mode: Mode, eps: float, *, base: Arrays, which: str) -> 
         for draw in range(DRAWS):
             moved = evaluate(*perturbed(case, draw, eps), mode)
             for f, m, b in zip(found, moved, base, strict=True):
-                with np.errstate(all="ignore"):
-                    far = np.asarray(np.abs(m - b))
-                far[~np.isfinite(far)] = 0.0
-                np.fmax(f, far, out=f)
+                for some in zip(*map(parts, (f, m, b)), strict=True):
+                    _keep_the_most(*some)
             del moved, m
         if case.large and which == "hand":
             return found
@@ -176,9 +176,16 @@ def spreads(case: Case, mode: Mode, eps: float, *, base: Arrays, which: str) -> 
     return case.sensitivity[key]
 
 
+def _keep_the_most(spread: Any, moved: Any, base: Any) -> None:
+    """Write into `spread` how far `moved` is from `base`, where that is more."""
+    with np.errstate(all="ignore"):
+        far = np.asarray(np.abs(moved - base))
+    np.fmax(spread, np.where(np.isfinite(far), far, 0.0).astype(spread.dtype), out=spread)
+
+
 def thinned(x: Any) -> Any:
     """An array, or of a large one some elements, evenly spread."""
-    return x if x.size <= PART else x.reshape(-1)[:: x.size // PART]
+    return x if x.size <= PART else x.reshape(-1)[:: x.size // SAMPLE]
 
 
 def typical(x: Any) -> Any:

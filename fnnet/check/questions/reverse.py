@@ -50,78 +50,8 @@ def ask(e: Evidence) -> list[Finding]:
             "Pass reference=, a function that JAX can differentiate; differences are the oracle now"
         )
         return [Finding(NAME, "skipped", detail=Detail(words=words))]
-    findings = []
-    wrong = set()
-    got = e.hand
-    want = e.truth
-    for i, path in enumerate(case.paths):
-        c = compared(got[i], want[i], e.bounds[i])
-        # a gradient that is 0 but for rounding is judged at the scale of what cancels in it
-        scale = max(c.scale, 1e-6 * natural_scale(case, i)) or 1.0
-        case.power[path] = float(typical(c.bound) / scale)
-        if c.bad.any() and not (c.bad & ~excused(c, e.cancelled)).any():
-            e.doubt(i, c.bad)
-            # what is left of the gradient's digits is the power, where some are left
-            case.power[path] = max(case.power[path], e.cancelled / _cancelling(e, i, c, scale))
-            verdict: Verdict = "correct" if case.power[path] <= LEAST_POWER else "undecidable"
-            c.error = np.where(c.bad, 0.0, c.error) if verdict == "correct" else c.error
-            detail = Detail(words=CANCELS, say=True)
-            findings.append(finding(NAME, path, c, c.worst, verdict, None, detail))
-            continue
-        judged = e.arbiter.judge(i, c)
-        if judged.convicted and _right_as_called(e, i, c):
-            code, detail = mistakes.first_order(e, i, c)
-            detail["words"] = f"right in {case.own_dtypes}, and wrong in {case.work.name}: {detail}"
-            detail["elsewhere"] = True
-            findings.append(finding(NAME, path, c, judged.index, "caution", code, detail))
-            continue
-        if judged.convicted:
-            wrong.add(i)
-            if by_differences := e.arbiter.instead(i, judged.index, c):
-                code, detail = mistakes.fit(c.got, by_differences.want, by_differences.scale * 1e-3)
-                detail["words"] = f"d{path}, by differences, as autodiff is wrong too: {detail}"
-                c, index = by_differences, by_differences.worst
-            else:
-                code, detail = mistakes.first_order(e, i, c)
-                index = judged.index
-            e.accused[path] = code
-            findings.append(finding(NAME, path, c, index, "wrong", code, detail))
-            continue
-        noisy = case.power[path] > NOISY
-        nan = np.isnan(c.got) & np.isnan(c.want)
-        e.doubt(i, judged.open | nan)
-        e.settle(i, judged.sided)
-        # at an argument that is NaN there is no derivative to be asked for
-        nowhere = nan & np.isnan(case.values[i])
-        nan &= ~nowhere
-        if judged.unreliable or noisy or nan.any():
-            words = judged.words or "the oracle's own rounding is as large as the gradient here"
-            if judged.unreliable:
-                words = f"{judged.unreliable} of {c.want.size} elements: {words}"
-            elif nan.any():
-                words = (
-                    f"{int(nan.sum())} of {nan.size} elements are NaN by the rule and by autodiff "
-                    "alike: neither says what the gradient is there"
-                )
-            detail = Detail(words=words, nan=int(nan.sum()))
-            findings.append(finding(NAME, path, c, c.worst, "undecidable", None, detail))
-            continue
-        detail = Detail()
-        if judged.kinks:
-            e.kinks[path] = max(e.kinks.get(path, 0), judged.kinks)
-            detail = Detail(words=f"{judged.kinks} elements at kinks", kinks=judged.kinks)
-        if judged.settled:
-            detail["words"] = f"{judged.settled} elements: {judged.words}"
-            detail["settled"] = judged.settled
-        if nowhere.any():
-            said = (
-                f"{int(nowhere.sum())} of {nan.size} elements of {path} are NaN, and so is d{path}"
-            )
-            detail["words"] = "; ".join(filter(None, (str(detail), said)))
-            detail.update(nan=int(nowhere.sum()), say=True)
-        settled = np.where(c.bad | c.unclear, 0.0, c.error)
-        c.error = settled
-        findings.append(finding(NAME, path, c, c.worst, "correct", None, detail))
+    wrong: set[int] = set()
+    findings = [_argument(e, i, path, wrong) for i, path in enumerate(case.paths)]
     if case.work is not NATIVE and case.native_eps > epsilon(np.float64):
         own = in_own_dtypes(e, wrong)
         accused = wrong | {case.paths.index(f.arg) for f in own if f.verdict == "wrong"}
@@ -131,6 +61,72 @@ def ask(e: Evidence) -> list[Finding]:
             own = [f for f in own if f.arg not in told] + grown
         findings += own
     return findings
+
+
+def _argument(e: Evidence, i: int, path: str, wrong: set[int]) -> Finding:
+    """What is said of argument `i`, which joins those that are `wrong` if it is."""
+    case = e.case
+    c = compared(e.hand[i], e.truth[i], e.bounds[i])
+    # a gradient that is 0 but for rounding is judged at the scale of what cancels in it
+    scale = max(c.scale, 1e-6 * natural_scale(case, i)) or 1.0
+    case.power[path] = float(typical(c.bound) / scale)
+    if c.bad.any() and not (c.bad & ~excused(c, e.cancelled)).any():
+        e.doubt(i, c.bad)
+        # what is left of the gradient's digits is the power, where some are left
+        case.power[path] = max(case.power[path], e.cancelled / _cancelling(e, i, c, scale))
+        verdict: Verdict = "correct" if case.power[path] <= LEAST_POWER else "undecidable"
+        c.error = np.where(c.bad, 0.0, c.error) if verdict == "correct" else c.error
+        detail = Detail(words=CANCELS, say=True)
+        return finding(NAME, path, c, c.worst, verdict, None, detail)
+    judged = e.arbiter.judge(i, c)
+    if judged.convicted and _right_as_called(e, i, c):
+        code, detail = mistakes.first_order(e, i, c)
+        detail["words"] = f"right in {case.own_dtypes}, and wrong in {case.work.name}: {detail}"
+        detail["elsewhere"] = True
+        return finding(NAME, path, c, judged.index, "caution", code, detail)
+    if judged.convicted:
+        wrong.add(i)
+        if by_differences := e.arbiter.instead(i, judged.index, c):
+            code, detail = mistakes.fit(c.got, by_differences.want, by_differences.scale * 1e-3)
+            detail["words"] = f"d{path}, by differences, as autodiff is wrong too: {detail}"
+            c, index = by_differences, by_differences.worst
+        else:
+            code, detail = mistakes.first_order(e, i, c)
+            index = judged.index
+        e.accused[path] = code
+        return finding(NAME, path, c, index, "wrong", code, detail)
+    noisy = case.power[path] > NOISY
+    nan = np.isnan(c.got) & np.isnan(c.want)
+    e.doubt(i, judged.open | nan)
+    e.settle(i, judged.sided)
+    # at an argument that is NaN there is no derivative to be asked for
+    nowhere = nan & np.isnan(case.values[i])
+    nan &= ~nowhere
+    if judged.unreliable or noisy or nan.any():
+        words = judged.words or "the oracle's own rounding is as large as the gradient here"
+        if judged.unreliable:
+            words = f"{judged.unreliable} of {c.want.size} elements: {words}"
+        elif nan.any():
+            words = (
+                f"{int(nan.sum())} of {nan.size} elements are NaN by the rule and by autodiff "
+                "alike: neither says what the gradient is there"
+            )
+        detail = Detail(words=words, nan=int(nan.sum()))
+        return finding(NAME, path, c, c.worst, "undecidable", None, detail)
+    detail = Detail()
+    if judged.kinks:
+        e.kinks[path] = max(e.kinks.get(path, 0), judged.kinks)
+        detail = Detail(words=f"{judged.kinks} elements at kinks", kinks=judged.kinks)
+    if judged.settled:
+        detail["words"] = f"{judged.settled} elements: {judged.words}"
+        detail["settled"] = judged.settled
+    if nowhere.any():
+        said = f"{int(nowhere.sum())} of {nan.size} elements of {path} are NaN, and so is d{path}"
+        detail["words"] = "; ".join(filter(None, (str(detail), said)))
+        detail.update(nan=int(nowhere.sum()), say=True)
+    settled = np.where(c.bad | c.unclear, 0.0, c.error)
+    c.error = settled
+    return finding(NAME, path, c, c.worst, "correct", None, detail)
 
 
 def _cancelling(e: Evidence, i: int, c: Compared, scale: float) -> float:
@@ -247,7 +243,7 @@ def nearest(got: Any, oracles: Sequence[Any], bound: Any) -> Any:
 
     At a tie or a kink that rounding decides, autodiff in the same dtype decides it the same way.
     """
-    return compared(got, by_parts(_nearest, got, *oracles, wide=True)[0], bound)
+    return compared(got, by_parts(_nearest, got, *oracles)[0], bound)
 
 
 def _nearest(got: Any, *oracles: Any) -> tuple[Any]:

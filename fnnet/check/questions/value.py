@@ -60,18 +60,17 @@ def in_mode(e: Evidence, mode: Mode, name: str) -> list[Finding]:
     case = e.case
     values = mode.cast(case.values, case.subject.values)
     want, want_rest = case.forward(mode, values, case.subject.others)
-    got, got_rest = case.outputs_by_hand(mode)
     eps = case.native_eps if mode is NATIVE else case.work_eps
     # the two may be written differently; rounding of the arguments is the least they differ by
     moved = mode.cast([widened(x) * (1 + 4 * eps) for x in case.values], case.subject.values)
     near, _ = case.forward(mode, moved, case.subject.others)
+    del values, moved
+    bounds = [_bounds(case, mode, k, *x) for k, x in enumerate(zip(near, want, strict=True))]
+    del near
+    got, got_rest = case.outputs_by_hand(mode)
     findings = []
-    for k, (a, b, other) in enumerate(zip(got, want, near, strict=True)):
-        least = ROUNDINGS * max(eps, epsilon(case.out_types(mode)[k].dtype))
+    for k, (a, b, bound) in enumerate(zip(got, want, bounds, strict=True)):
         a, b = widened(a), widened(b)
-        scale = scale_of(b)
-        floor = (least if mode is NATIVE else max(least, case.floor)) * (scale or eps)
-        (bound,) = by_parts(functools.partial(_bound, floor, 0.01 * scale), widened(other), b)
         c = compared(a, b, bound)
         output = f"output {k}" if len(got) > 1 else "output"
         if mode is NATIVE and case.work is not NATIVE:
@@ -108,6 +107,16 @@ def _differs(name: str, output: str, c: Compared) -> Finding:
         if np.isnan(c.got[where]):
             words = f"{output}: the value is NaN under differentiation, and is not otherwise"
     return finding(name, output, c, where, "wrong", code, Detail(words=words))
+
+
+def _bounds(case: Case, mode: Mode, k: int, near: Any, value: Any) -> Any:
+    """What the value of output `k` may differ by; `near` is it at arguments moved by rounding."""
+    eps = case.native_eps if mode is NATIVE else case.work_eps
+    least = ROUNDINGS * max(eps, epsilon(case.out_types(mode)[k].dtype))
+    near, value = widened(near), widened(value)
+    scale = scale_of(value)
+    floor = (least if mode is NATIVE else max(least, case.floor)) * (scale or eps)
+    return by_parts(functools.partial(_bound, floor, 0.01 * scale), near, value)[0]
 
 
 def _bound(floor: float, most: float, near: Any, value: Any) -> tuple[Any]:

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 
@@ -19,7 +19,7 @@ from fnnet._terminal import Columns, Parser, file_fault, for_people, one_of, wri
 from fnnet.check.report.report import Report
 from fnnet.check.selftest.samples import op_names, samples
 from fnnet.check.selftest.twin import NEAR, twin_error
-from fnnet.check.verify import LEVELS, Level, check_vjp
+from fnnet.check.verify import LEVELS, check_vjp
 
 SEED = 20_261_122
 SCORED_ON = 8  # devices: some planted bugs show on several only
@@ -48,9 +48,14 @@ class Checked(NamedTuple):
     twin: float | None
 
     @property
+    def differs(self) -> bool:
+        """Whether op and twin have different values or gradients."""
+        return self.twin is not None and not self.twin <= NEAR
+
+    @property
     def wrong(self) -> bool:
-        """Whether check or twin speak against the op."""
-        return self.report.verdict == "wrong" or (self.twin is not None and not self.twin <= NEAR)
+        """Whether check or twin speak against the op; asked strictly, whatever is left open too."""
+        return self.differs or not self.report.ok
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -81,7 +86,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         return score.main(options.json, options.only, options.level)
     names = list(dict.fromkeys(options.op or op_names()))
-    return _check(names, options.json, options.verbose, options.level)
+    asked = {
+        "level": options.level,
+        "strict": options.strict,
+        "surrogate": options.surrogate,
+        "tolerance": options.tolerance,
+    }
+    return _check(names, options.json, options.verbose, asked)
 
 
 def _parser() -> Parser:
@@ -110,6 +121,22 @@ def _parser() -> Parser:
         default="full",
         help="which questions are asked: quick asks those about the gradient itself",
     )
+    parser.add_argument(
+        "--strict",
+        action="store_true",
+        help="fail on whatever is left open too: cautions, the undecidable, second order not asked",
+    )
+    parser.add_argument(
+        "--tolerance",
+        type=_exactness,
+        metavar="R",
+        help="how exact the values are, relative to the largest; by default by their dtype",
+    )
+    parser.add_argument(
+        "--surrogate",
+        action="store_true",
+        help="the rules are, on purpose, not the derivatives of their functions",
+    )
     parser.add_argument("--verbose", action="store_true", help="print each report whole")
     parser.add_argument(
         "--score", action="store_true", help="test the tester, on the planted bugs of a checkout"
@@ -118,13 +145,24 @@ def _parser() -> Parser:
     return parser
 
 
+def _exactness(word: str) -> float:
+    """A tolerance: a number from 0 to 1."""
+    try:
+        number = float(word)
+    except ValueError:
+        number = -1.0
+    if not 0 <= number < 1:
+        raise argparse.ArgumentTypeError(f"must be a number from 0 to 1, like 1e-6; got {word}")
+    return number
+
+
 def _together(parser: Parser, options: argparse.Namespace) -> None:
     """Flags looked at together, and the file, before any work; a wrong one ends the program."""
     if options.devices is not None and options.devices < 1:
         parser.error(f"--devices must be at least 1, got {options.devices}")
     if options.only is not None and not options.score:
         parser.error("--only goes with --score; one op alone is --op NAME")
-    for flag in ("op", "verbose"):
+    for flag in ("op", "verbose", "strict", "surrogate", "tolerance"):
         if options.score and getattr(options, flag):
             parser.error(f"--{flag} does not go with --score, which --only narrows down")
     if options.json is not None and (fault := file_fault(options.json)):
@@ -157,7 +195,9 @@ def _anew(words: Sequence[str], devices: int) -> int:
         return child.wait()
 
 
-def _check(names: Sequence[str], json_file: str | None, verbose: bool, level: Level) -> int:
+def _check(
+    names: Sequence[str], json_file: str | None, verbose: bool, asked: dict[str, Any]
+) -> int:
     from fnnet.proof import reference  # here: nothing else of check stands on the proofs
 
     device = jax.devices()[0]
@@ -170,7 +210,7 @@ def _check(names: Sequence[str], json_file: str | None, verbose: bool, level: Le
     for name in names:
         calls = [
             Checked(
-                check_vjp(getattr(ops, name), s.args, kwargs=s.options, key=key, level=level),
+                check_vjp(getattr(ops, name), s.args, kwargs=s.options, key=key, **asked),
                 twin_error(name, s, reference),
             )
             for s in samples(name, key)
@@ -188,7 +228,7 @@ def _check(names: Sequence[str], json_file: str | None, verbose: bool, level: Le
                 "calls": [{**call.report.to_dict(), "twin": call.twin} for call in calls],
             }
         )
-    if jax.device_count() == 1 and level == "full":
+    if jax.device_count() == 1 and asked["level"] == "full":
         print("\nOne device: the sharded question was skipped; --devices 8 asks it.", file=human)
     print(LEGEND, file=human)
     if json_file is not None:
@@ -214,12 +254,16 @@ def _row(name: str, calls: Sequence[Checked], proof: str) -> tuple[str, ...]:
         f"{kept[0]}/{kept[1]}",
         f"{max(twins):.0e}" if twins else "none",
         proof.split(",")[0],
-        "wrong" if any(call.wrong for call in calls) else _verdict(calls),
+        _verdict(calls),
     )
 
 
 def _verdict(calls: Sequence[Checked]) -> str:
     verdicts = {call.report.verdict for call in calls}
+    if "wrong" in verdicts or any(call.differs for call in calls):
+        return "wrong"
+    if any(call.wrong for call in calls):
+        return "left open"
     return "undecidable" if "undecidable" in verdicts else "correct"
 
 

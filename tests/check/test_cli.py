@@ -50,6 +50,29 @@ def test_a_wrong_op_fails(capsys, monkeypatch):
     assert "[negated]" in capsys.readouterr().out
 
 
+def test_what_the_caller_says_of_the_rules(capsys, monkeypatch):
+    """Each flag of `check_vjp`'s, and what it changes."""
+    monkeypatch.setattr(cli, "samples", lambda name, key: samples(name, key)[:1])
+
+    def off(by):
+        return changed(lin, lambda d, a, g: (d[0], by(d[1]) * d[1], d[2]))
+
+    monkeypatch.setattr(fnnet.ops, "lin", off(lambda d: 1.01))
+    words = ["--op", "lin", "--level", "quick"]
+    monkeypatch.setattr(cli, "twin_error", lambda *a: None)
+    assert cli.main(words) == 1
+    assert cli.main([*words, "--tolerance", "0.005"]) == 0
+    assert cli.main([*words, "--surrogate"]) == 0
+    assert cli.main([*words, "--surrogate", "--strict"]) == 1
+    assert "left open" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("word", ["-1", "1", "nan", "some"])
+def test_no_tolerance(capsys, word):
+    assert cli.main([f"--tolerance={word}"]) == 2
+    assert "--tolerance: must be a number from 0 to 1" in capsys.readouterr().err
+
+
 def test_words_that_make_no_sense(capsys):
     assert cli.main(["--op", "lim"]) == 2
     assert "there is no op 'lim'; did you mean lin?\n  There are: " in capsys.readouterr().err

@@ -7,6 +7,7 @@ rule names none. The rows are data; the checker knows none of them.
 from . import calls as calls
 from . import dense as dense
 from . import elementwise as elementwise
+from . import foreign_calls as foreign_calls
 from . import harder as harder
 from . import kinds_custom as kinds_custom
 from . import kinds_hijax as kinds_hijax

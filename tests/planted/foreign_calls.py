@@ -16,7 +16,7 @@ _TARGETS = {"float32": "lapack_spotrf_ffi", "float64": "lapack_dpotrf_ffi"}
 
 
 def _factor(a):
-    columns = tuple(range(a.ndim - 2)) + (a.ndim - 1, a.ndim - 2)
+    columns = (*range(a.ndim - 2), a.ndim - 1, a.ndim - 2)
     call = jax.ffi.ffi_call(
         _TARGETS[str(a.dtype)],
         (jax.ShapeDtypeStruct(a.shape, a.dtype), jax.ShapeDtypeStruct(a.shape[:-2], jnp.int32)),

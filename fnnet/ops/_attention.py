@@ -13,6 +13,8 @@ Forward, with α the scale and M_ij true where query i may look at key j
     A query that may look nowhere has the empty sum o_i = 0.
     Key blocks are taken one after the other: see _attention_mean.py.
 
+Forward mode: see _attention_tangent.py.
+
 Backward, with g_ie = ∂L/∂o_ie
     dv_je = Σ_i p_ij g_ie                        dp_ij = Σ_e g_ie v_je
     By the rule of softmax, dz_ij = p_ij (dp_ij - D_i) with D_i = Σ_j p_ij dp_ij. That sum is taken
@@ -55,23 +57,21 @@ from __future__ import annotations
 
 import math
 from functools import partial
-from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
 from fnnet.ops._attention_blocks import Blocks, by_head, by_position, where
-from fnnet.ops._attention_mean import Mean, as_one, is_empty, weighted_mean
+from fnnet.ops._attention_mean import Mean, Residuals, as_one, is_empty, weighted_mean
 from fnnet.ops._attention_shapes import require_attention
+from fnnet.ops._attention_tangent import attention_tangent
 from fnnet.ops._checks import floats
 from fnnet.ops._compiled import compiled
 from fnnet.ops._hidden import finite, of_others
 from fnnet.ops._options import FLAG, PRECISION, Number, number, whole_number
-from fnnet.ops._rounding import is_rounded, rounded, shift
 from fnnet.ops._tiles import Carry, Options, Start, added, part
 from fnnet.rules import Precision, Static, register
 
@@ -131,11 +131,6 @@ def attention(
     shown = None if mask is None else jnp.asarray(mask)
     options, learned = _options(queries, causal, scale, block, precision)
     return _attention(queries, keys, values, shown, learned, options=options)
-
-
-Residuals: TypeAlias = tuple[
-    jax.Array, jax.Array, jax.Array, jax.Array | None, jax.Array | None, Mean, Static
-]
 
 
 def _forward(
@@ -223,12 +218,7 @@ def attention_bwd(
         m, over, gi, di, all_i = (blocks.of_block(x, i) for x in rows)
         vj = part(blocks.v, j, blocks.tiles.sb)
         gi, vj, qi, kj = map(blocks.factor, (gi, vj, qi, kj))
-        if top is not None:
-            # p does not depend on it
-            highest = lax.stop_gradient(blocks.top(y, seen, blocks.of_block(top, i)))
-            top = blocks.put(top, i, highest)
-            m, over = shift(highest), over * blocks.rescaled(highest, m)
-        p = rounded(blocks.weights(y, seen, m), v.dtype)
+        p, over, top = blocks.again(y, seen, m, over, top, i)
         p = p if blocks.is_wide else p * over
         dp = blocks.product("...re,...se->...rs", gi, vj)
         if one_column:
@@ -246,10 +236,7 @@ def attention_bwd(
         )
 
     zeros = (jnp.zeros_like(x, dtype=wide) for x in (blocks.q, blocks.k, blocks.v))
-    top = None
-    if is_rounded(wide, v.dtype) and not one_column:  # rounded as the forward pass did it
-        top = jnp.full((*blocks.q.shape[:-1], 1), -jnp.inf, wide)
-    dq, dk, dv, _ = blocks.tiles.each(step, (*zeros, top), q, k, v, mask, scale, like)
+    dq, dk, dv, _ = blocks.tiles.each(step, (*zeros, blocks.no_top()), q, k, v, mask, scale, like)
     dq, dk, dv = dq[..., :t, :], dk[..., :s, :], dv[..., :s, :]
     if blocks.hides:
         others = of_others(given, blocks.seen_at_all(), n=s, queries=True)
@@ -264,7 +251,14 @@ def attention_bwd(
     return dq.astype(q.dtype), dk.astype(k.dtype), dv.astype(v.dtype), None, dscale
 
 
-_attention = register(_forward, _fwd, attention_bwd, name="attention", automatic_axes=True)
+_attention = register(
+    _forward,
+    _fwd,
+    attention_bwd,
+    name="attention",
+    automatic_axes=True,
+    tangent=attention_tangent,
+)
 
 
 def _options(

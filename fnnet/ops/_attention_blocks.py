@@ -20,6 +20,7 @@ import jax.numpy as jnp
 
 from fnnet.ops._hidden import finite
 from fnnet.ops._options import in_dtype
+from fnnet.ops._rounding import is_rounded, rounded, shift
 from fnnet.ops._tiles import Options, Start, Tiles, padded, part, put
 from fnnet.rules import accumulator, contract
 
@@ -108,6 +109,26 @@ class Blocks:
     def weights(self, y: jax.Array, seen: jax.Array | None, m: jax.Array) -> jax.Array:
         """e^(z - m) where it is seen, else 0."""
         return jnp.exp(where(seen, self._scaled(y - m), -jnp.inf))
+
+    def again(
+        self, y: jax.Array, seen: jax.Array | None, m: jax.Array, over: Any, top: Any, i: Start
+    ) -> tuple[jax.Array, Any, Any]:
+        """e^(z - m') as the forward pass rounded it, over e^(m - m') for m' its largest y so far.
+
+        `top` holds these of all queries, so far; None where m' = m will do, nothing being rounded.
+        """
+        if top is not None:
+            # p does not depend on it
+            highest = jax.lax.stop_gradient(self.top(y, seen, self.of_block(top, i)))
+            top = self.put(top, i, highest)
+            m, over = shift(highest), over * self.rescaled(highest, m)
+        return rounded(self.weights(y, seen, m), self.v.dtype), over, top
+
+    def no_top(self) -> jax.Array | None:
+        """The first `top` of `again`."""
+        if self.tiles.columns == 1 or not is_rounded(self.wide, self.v.dtype):
+            return None
+        return jnp.full((*self.q.shape[:-1], 1), -jnp.inf, self.wide)
 
     def rescaled(self, old: jax.Array, m: jax.Array) -> jax.Array:
         """What sums that were made with an older m are multiplied by; 0 if nothing was seen yet."""

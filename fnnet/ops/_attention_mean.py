@@ -8,7 +8,7 @@ by e^(m_i - m'_i) and adds its own. In the end o = O / S.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple, TypeAlias, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,7 @@ from fnnet.ops._attention_blocks import Blocks, by_head, by_position, where
 from fnnet.ops._hidden import of_others
 from fnnet.ops._rounding import rounded, shift
 from fnnet.ops._tiles import Carry, Options, Start, part
-from fnnet.rules import accumulator
+from fnnet.rules import Static, accumulator
 
 T = TypeVar("T")
 
@@ -29,6 +29,11 @@ class Mean(NamedTuple):
     exact: jax.Array | None  # o before it was rounded, where D needs it and it was
     m: jax.Array  # the largest y (see _attention_blocks.py): (..., K, G, t, 1), as is S
     total: jax.Array
+
+
+Residuals: TypeAlias = tuple[
+    jax.Array, jax.Array, jax.Array, jax.Array | None, jax.Array | None, Mean, Static
+]
 
 
 def weighted_mean(

@@ -83,7 +83,15 @@ if TYPE_CHECKING or __package__:
         rms_norm,
         rms_norm_vjp,
     )
-    from fnnet.proof.twin.sequences import attention, attention_vjp, gru, gru_vjp, rnn, rnn_vjp
+    from fnnet.proof.twin.sequences import (
+        attention,
+        attention_jvp,
+        attention_vjp,
+        gru,
+        gru_vjp,
+        rnn,
+        rnn_vjp,
+    )
 else:
     from twin.dense import lin, lin_vjp, relu, relu_vjp
     from twin.elementary import Array
@@ -101,6 +109,7 @@ OPS: tuple[str, ...] = (
 __all__ = [
     "OPS",
     "attention",
+    "attention_jvp",
     "attention_vjp",
     "avg_pool",
     "avg_pool_vjp",

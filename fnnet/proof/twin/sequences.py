@@ -179,6 +179,41 @@ def attention_vjp(
     return (dq, dk, dv, dscale) if isinstance(scale, np.ndarray) else (dq, dk, dv)
 
 
+def attention_jvp(
+    q: Array,
+    k: Array,
+    v: Array,
+    dq: Array,
+    dk: Array,
+    dv: Array,
+    *,
+    causal: bool = False,
+    mask: Array | None = None,
+    scale: Scalar | Array | None = None,
+    dscale: Scalar | Array = 0,
+    block: int | None = None,
+) -> Array:
+    """The tangent of the result, one query at a time, from those of the arguments.
+
+    With z_j, p_j and out as in `attention_vjp`,
+        dz_j = (dscale q + scale dq) . k_j + scale q . dk_j,   mu = sum_j p_j dz_j,
+        dout = sum_j p_j (dz_j - mu) v_j + sum_j p_j dv_j.
+    """
+    factor = 1 / sqrt(q.shape[-1]) if scale is None else scale
+    group, allowed = q.shape[-2] // k.shape[-2], _allowed(q, k, causal, mask)
+    out = np.zeros((*q.shape[:-1], v.shape[-1]), v.dtype)
+    for *n, i, h in np.ndindex(*q.shape[:-1]):
+        seen, o = allowed[*n, h, i], h // group
+        if not seen.any():
+            continue
+        query, keys, values = q[*n, i, h], k[*n, seen, o], v[*n, seen, o]
+        p = softmax(factor * (keys @ query))
+        moved = dscale * query + factor * dq[*n, i, h]
+        dz = keys @ moved + factor * (dk[*n, seen, o] @ query)
+        out[*n, i, h] = (p * (dz - p @ dz)) @ values + p @ dv[*n, seen, o]
+    return out
+
+
 def _allowed(q: Array, k: Array, causal: bool, mask: Array | None) -> Array:
     """Which query may look at which key: (..., heads, t, s)."""
     *n, t, heads, _ = q.shape

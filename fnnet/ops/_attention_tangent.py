@@ -1,4 +1,4 @@
-"""Forward mode of `attention`: its tangent, one block of keys after the other.
+"""Forward mode of `attention`: its tangent, one block of keys after the other, and its gradient.
 
 Letters as in _attention.py; a dot marks a tangent. By the product rule, and softmax's
 ṗ_ij = p_ij (ż_ij - μ_i),
@@ -13,6 +13,8 @@ and o are residuals of the forward pass, p is made again as in the backward pass
 that of one block and of two arrays like o, whatever the number of keys. Σ_j ṗ_ij = 0 holds if o, μ
 and the sum are of the same weights: in 16 bits they are rounded as the forward pass rounded them.
 
+Its own gradient, reverse mode over forward mode: see _attention_tangent_gradient.py.
+
 References
     C. Lu, Y. Song, Simplifying, Stabilizing and Scaling Continuous-Time Consistency Models,
     arXiv:2410.11081, section F: the tangent of flash attention.
@@ -20,13 +22,18 @@ References
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
+from jax.custom_derivatives import SymbolicZero
 
-from fnnet.ops._attention_blocks import Blocks, by_head, by_position, where
-from fnnet.ops._attention_mean import Residuals, is_empty
-from fnnet.ops._hidden import finite, of_others
-from fnnet.ops._tiles import Carry, Start, padded, part
+from fnnet.ops._attention_blocks import by_head, by_position, where
+from fnnet.ops._attention_mean import Residuals, is_empty, weighted_mean
+from fnnet.ops._attention_moved import Dots, Held, Moved
+from fnnet.ops._attention_tangent_gradient import tangent_bwd
+from fnnet.ops._tiles import Carry, Start, Tiles
+from fnnet.rules import Static, register
 
 
 def attention_tangent(
@@ -39,69 +46,122 @@ def attention_tangent(
 ) -> jax.Array | None:
     """residuals, T q, T k, T v, None for the mask, T scale -> T o; None for a tangent of zero."""
     q, k, v, mask, scale, mean, static = res
-    if is_empty(q, k) or all(x is None for x in (dq, dk, dv, dscale)):
+    dots = Dots(dq, dk, dv, dscale)
+    if is_empty(q, k) or all(x is None for x in dots):
         return None
-    blocks = Blocks(q, k, v, mask, scale, static.value)
-    t, wide, tiles = q.shape[-3], blocks.wide, blocks.tiles
+    # where p does not move, v̇ takes the place of v
+    moved = None if all(x is None for x in (dq, dk, dscale)) else v
+    several = Tiles.of(q, k, static.value).columns != 1
+    o = mean.o if mean.exact is None else mean.exact
+    held = (mean.m, mean.total, None if moved is None or not several else o)
+    held = Held(*jax.lax.stop_gradient(held))
+    return _tangent(q, k, moved, mask, scale, held, dots, options=static)
 
-    def of_queries(x: jax.Array) -> jax.Array:
-        return blocks.rows(by_head(x, blocks.groups))
 
-    def of_keys(x: jax.Array) -> jax.Array:
-        return padded(jnp.moveaxis(x, -2, -3), tiles.whole_s, -2)
-
-    # α̇ q + α q̇, not rounded
-    moved = None if dq is None else dq.astype(wide) * blocks.scale
-    if dscale is not None:
-        more = q.astype(wide) * dscale.astype(wide)
-        moved = more if moved is None else moved + more
-    q_dot = None if moved is None else of_queries(moved)
-    k_dot = None if dk is None else of_keys(dk)
-    v_dot = None if dv is None else of_keys(dv)
-
-    over = 1 / mean.total
-    over = finite(over) if blocks.hides else where(over > 0, over, jnp.nan)
-    m, over = map(blocks.rows, (mean.m, over))
-
-    def of_a_pair(top: jax.Array | None, i: Start, j: Start) -> tuple[jax.Array, ...]:
-        """What a pair of blocks adds to the sum and to μ; and `top`."""
-        y, seen, qi, kj = blocks.products(i, j)
-        mi, over_i = (blocks.of_block(x, i) for x in (m, over))
-        p, over_i, top = blocks.again(y, seen, mi, over_i, top, i)
-        p = p * over_i
-        z_dot = jnp.zeros_like(p)
-        if q_dot is not None:
-            z_dot += blocks.product("...rd,...sd->...rs", blocks.of_block(q_dot, i), kj)
-        if k_dot is not None:
-            kj_dot = part(k_dot, j, tiles.sb)
-            z_dot += blocks.steep * blocks.product("...rd,...sd->...rs", qi, kj_dot)
-        vj = blocks.factor(part(blocks.v, j, tiles.sb))
-        pz = where(seen, p * z_dot, 0)
-        mu_i = jnp.sum(pz, -1, keepdims=True)
-        if tiles.columns == 1:
-            pz = where(seen, p * (z_dot - mu_i), 0)
-        out = blocks.product("...rs,...se->...re", pz, vj)
-        if v_dot is not None:
-            vj_dot = blocks.factor(part(v_dot, j, tiles.sb))
-            out += blocks.product("...rs,...se->...re", p.astype(v.dtype), vj_dot)
-        return out, mu_i, top
+def _pushed(moved: Moved, v: jax.Array | None, held: Held, dots: Dots) -> Any:
+    """ȯ by head, and μ."""
+    blocks = moved.blocks
+    t, tiles, wide = blocks.tiles.t, blocks.tiles, blocks.wide
 
     def step(sums: Carry, i: Start, j: Start) -> Carry:
-        *both, top = sums
-        *more, top = of_a_pair(top, i, j)
-        return *(
-            blocks.put(x, i, blocks.of_block(x, i) + y) for x, y in zip(both, more, strict=True)
-        ), top
+        out, mu, top = sums
+        p, z, seen, _, _, top = moved.of_pair(top, i, j)
+        more, mu_i = jnp.zeros((), wide), jnp.zeros((), wide)
+        if not moved.still:
+            pz = where(seen, p * z, 0)
+            mu_i = jnp.sum(pz, -1, keepdims=True)
+            if moved.one_column:
+                pz = where(seen, p * (z - mu_i), 0)
+            more += blocks.product("...rs,...se->...re", pz, moved.of_keys(blocks.v, j))
+        if moved.v is not None:
+            vj = moved.of_keys(moved.v, j)
+            more += blocks.product("...rs,...se->...re", p.astype(vj.dtype), vj)
+        out, mu = (
+            blocks.put(x, i, blocks.of_block(x, i) + y) for x, y in ((out, more), (mu, mu_i))
+        )
+        return out, mu, top
 
     rows = blocks.q.shape[:-1]
-    start = (jnp.zeros((*rows, v.shape[-1]), wide), jnp.zeros((*rows, 1), wide), blocks.no_top())
-    tangents = [x for x in (dq, dk, dv, dscale) if x is not None]
-    out, mu, _ = tiles.each(step, start, *res[:5], *tangents)
+    start = (jnp.zeros((*rows, blocks.v.shape[-1]), wide), jnp.zeros((*rows, 1), wide))
+    out, mu, _ = tiles.each(step, (*start, blocks.no_top()), *moved.like, *held[:2])
     out, mu = out[..., :t, :], mu[..., :t, :]
-    if blocks.hides and dv is not None:
-        others = of_others(by_head(dv, 1), blocks.seen_at_all(), n=t, queries=False)
-        out = out + others.astype(wide)
-    if tiles.columns > 1:
-        o = by_head(mean.o if mean.exact is None else mean.exact, blocks.groups)
-        out = out - mu * o.astype(wide)
-    return by_position(out).astype(mean.o.dtype)
+    if held.o is not None:
+        out = out - mu * by_head(held.o, blocks.groups).astype(wide)
+    if blocks.hides:
+        if dots.v is not None:
+            out = out + moved.unseen(by_head(dots.v, 1), queries=False).astype(wide)
+        if v is not None and held.o is None:
+            out = jnp.where(moved.is_right(v), out, jnp.nan)
+    return out, mu
+
+
+def _held(
+    held: Held, q: jax.Array, k: jax.Array, v: Any, mask: Any, scale: Any, options: Static
+) -> Held:
+    """`held`, whose derivatives are those of the forward pass that it comes from."""
+
+    def found(q: Any, k: Any, v: Any, mask: Any, scale: Any) -> Held:
+        mean = weighted_mean(q, k, v, mask, scale, options.value)
+        o = mean.o if mean.exact is None else mean.exact
+        return Held(mean.m, mean.total, None if held.o is None else o)
+
+    @jax.custom_jvp
+    def same(held: Held, *args: Any) -> Held:
+        return held
+
+    def jvp(primals: Any, tangents: Any) -> tuple[Held, Held]:
+        _, *args = primals
+        again = same(*primals)
+        leaves, tree = jax.tree.flatten(tuple(args))
+        dots = jax.tree.leaves(tuple(tangents[1:]), is_leaf=lambda x: isinstance(x, SymbolicZero))
+        at = [n for n, x in enumerate(dots) if not isinstance(x, SymbolicZero)]
+
+        def of_some(*some: Any) -> Held:
+            every = list(leaves)
+            for n, x in zip(at, some, strict=True):
+                every[n] = x
+            return found(*jax.tree.unflatten(tree, every))
+
+        if not at:
+            return again, jax.tree.map(jnp.zeros_like, again)
+        return again, jax.jvp(of_some, [leaves[n] for n in at], [dots[n] for n in at])[1]
+
+    same.defjvp(jvp, symbolic_zeros=True)
+    return same(held, q, k, v, mask, scale)
+
+
+def _both(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array | None,
+    mask: jax.Array | None,
+    scale: jax.Array | None,
+    held: Held,
+    dots: Dots,
+    *,
+    options: Static,
+) -> tuple[jax.Array, tuple[Any, ...]]:
+    held = _held(held, q, k, dots.v if v is None else v, mask, scale, options)
+    moved = Moved(q, k, v, mask, scale, held, dots, options)
+    exact, mu = _pushed(moved, v, held, dots)
+    out = by_position(exact).astype(jnp.result_type(q, k, moved.blocks.v))
+    if moved.one_column:
+        exact = mu = None
+    return out, (q, k, v, mask, scale, held, dots, exact, mu, options)
+
+
+def _tangent_forward(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array | None,
+    mask: jax.Array | None,
+    scale: jax.Array | None,
+    held: Held,
+    dots: Dots,
+    *,
+    options: Static,
+) -> jax.Array:
+    return _both(q, k, v, mask, scale, held, dots, options=options)[0]
+
+
+_tangent = register(_tangent_forward, _both, tangent_bwd, name="attention's tangent")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from textwrap import shorten
 from typing import Any
@@ -20,7 +20,7 @@ class Difference:
     """Where a rule is not the derivative.
 
     Attributes:
-        argument: The argument whose cotangent it is.
+        argument: The argument whose cotangent it is; "out" of a tangent.
         index: The entry, or () for what concerns the whole cotangent.
         rule: What the rule gives: an expression, or a description.
         derivative: What SymPy's derivative of sum(g * out) is, or a description.
@@ -64,7 +64,9 @@ class Claim:
         point: A point of the region: a number for every symbol.
         out: The expressions of the output.
         rule: For each differentiable argument the rule's cotangent.
-        derivative: For each such argument SymPy's derivative of sum(g * out).
+        derivative: For each such argument SymPy's derivative of sum(g * out). Of a tangent, rule
+            and derivative have one entry, "out": the rule's, and the sum over all symbols of their
+            tangents times SymPy's derivative of out.
         differences: Every entry in which the two differ.
     """
 
@@ -115,6 +117,7 @@ class Proof:
 
     op: str
     claims: tuple[Claim, ...]
+    tangents: tuple[Claim, ...] = ()  # of the rule of forward mode, where there is one
 
     @property
     def exact(self) -> bool:
@@ -124,7 +127,7 @@ class Proof:
     @property
     def differences(self) -> tuple[Difference, ...]:
         """All that differs, over all claims."""
-        return tuple(d for claim in self.claims for d in claim.differences)
+        return tuple(d for claim in (*self.claims, *self.tangents) for d in claim.differences)
 
     @property
     def shapes(self) -> tuple[Mapping[str, tuple[int, ...]], ...]:
@@ -138,7 +141,7 @@ class Proof:
     @property
     def entries(self) -> int:
         """How many derivatives were compared."""
-        return sum(d.size for claim in self.claims for d in claim.derivative.values())
+        return _entries(self.claims)
 
     @property
     def latex(self) -> str:
@@ -147,16 +150,23 @@ class Proof:
 
     def __str__(self) -> str:
         verdict = "exact" if self.exact else f"NOT PROVED, {len(self.differences)} differ"
-        failed = [str(claim) for claim in self.claims if claim.differences]
+        claims = (*self.claims, *self.tangents)
+        failed = [str(claim) for claim in claims if claim.differences]
         more = len(failed) - 2
         entries = _counted(self.entries, "derivative")
+        if self.tangents:
+            entries += f" and {_counted(_entries(self.tangents), 'tangent')}"
         return "\n".join(
             [
-                f"{self.op}: {entries} in {_counted(len(self.claims), 'claim')}: {verdict}",
+                f"{self.op}: {entries} in {_counted(len(claims), 'claim')}: {verdict}",
                 *failed[:2],
                 *([f" and {_counted(more, 'more claim')}"] if more > 0 else []),
             ]
         )
+
+
+def _entries(claims: Iterable[Claim]) -> int:
+    return sum(d.size for claim in claims for d in claim.derivative.values())
 
 
 def _counted(n: int, noun: str) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from fnnet._terminal import Columns, Parser, one_of
 from fnnet.proof import reference
 
-HEAD = ("op", "shapes", "regions", "derivatives", "seconds", "verdict")
+HEAD = ("op", "shapes", "regions", "cotangents", "tangents", "seconds", "verdict")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -24,7 +24,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     Raises:
         SystemExit: with code 2 if the words are not understood, with 0 after `--help`.
     """
-    parser = Parser("prove", "Prove the hand-derived backward rules exactly.", reference.OPS)
+    parser = Parser(
+        "prove", "Prove the hand-derived rules, backward and forward, exactly.", reference.OPS
+    )
     parser.add_argument(
         "--op",
         action="append",
@@ -39,15 +41,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"fnnet prove: {error}", file=sys.stderr)
         return 2
     failed = []
-    table = Columns(HEAD, (20, 6, 7, 11, 7, 10), right=(1, 2, 3, 4))
+    table = Columns(HEAD, (20, 6, 7, 10, 8, 7, 10), right=(1, 2, 3, 4, 5))
     print(table.head, flush=True)
     for op in dict.fromkeys(names):
         start = time.perf_counter()
         proof = prove(op)
         seconds = time.perf_counter() - start
-        counts = map(str, (len(proof.shapes), len(proof.claims), proof.entries))
+        tangents = sum(claim.out.size for claim in proof.tangents)
+        counts = [len(proof.shapes), len(proof.claims), proof.entries, tangents or "-"]
         verdict = "exact" if proof.exact else "NOT PROVED"
-        print(table.row([op, *counts, f"{seconds:.1f}", verdict]), flush=True)
+        print(table.row([op, *map(str, counts), f"{seconds:.1f}", verdict]), flush=True)
         if not proof.exact:
             failed.append(proof)
     for proof in failed:

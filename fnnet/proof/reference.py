@@ -3,7 +3,10 @@
 `NAME(...)` has the signature of fnnet's op. `NAME_vjp(*args, g, **options)` is its backward rule,
 derived in its docstring: given the cotangent g of the output (the derivative of some loss L with
 respect to it, same shape), it returns the tuple of cotangents of the array arguments, in order:
-None for an argument that is None or of integers. All arguments up to g must be given. Arrays are
+None for an argument that is None or of integers. All arguments up to g must be given.
+`NAME_jvp(*args, *tangents, **options)`, for the ops that are linear and those of which fnnet has a
+rule of forward mode, gives the tangent of the output from those of the arguments, in the order of
+the cotangents, those of options that are arrays by name (dweights of weights). Arrays are
 NumPy arrays of floats; there is no jax here, and nothing is shared with the ops it checks.
 
 Read it in this order:
@@ -13,6 +16,7 @@ Read it in this order:
     twin/images.py        unfold fold conv2d max_pool avg_pool
     twin/norms.py         layer_norm rms_norm norm
     twin/activations.py   gelu silu glu_mlp
+    twin/tangents.py      the tangents of what is linear
     twin/sequences.py     rnn gru attention
 
 and `train` below, which puts the first two to work. Run as a script,
@@ -69,6 +73,7 @@ if TYPE_CHECKING or __package__:
         cross_entropy,
         cross_entropy_vjp,
         linear_cross_entropy,
+        linear_cross_entropy_jvp,
         linear_cross_entropy_vjp,
         log_softmax,
         log_softmax_vjp,
@@ -86,11 +91,22 @@ if TYPE_CHECKING or __package__:
     from fnnet.proof.twin.sequences import (
         attention,
         attention_jvp,
+        attention_jvp_vjp,
         attention_vjp,
         gru,
+        gru_jvp,
         gru_vjp,
         rnn,
+        rnn_jvp,
         rnn_vjp,
+    )
+    from fnnet.proof.twin.tangents import (
+        avg_pool_jvp,
+        conv2d_jvp,
+        fold_jvp,
+        lin_jvp,
+        matmul_jvp,
+        unfold_jvp,
     )
 else:
     from twin.dense import lin, lin_vjp, relu, relu_vjp
@@ -110,31 +126,39 @@ __all__ = [
     "OPS",
     "attention",
     "attention_jvp",
+    "attention_jvp_vjp",
     "attention_vjp",
     "avg_pool",
+    "avg_pool_jvp",
     "avg_pool_vjp",
     "conv2d",
+    "conv2d_jvp",
     "conv2d_vjp",
     "cross_entropy",
     "cross_entropy_vjp",
     "fold",
+    "fold_jvp",
     "fold_vjp",
     "gelu",
     "gelu_vjp",
     "glu_mlp",
     "glu_mlp_vjp",
     "gru",
+    "gru_jvp",
     "gru_vjp",
     "layer_norm",
     "layer_norm_vjp",
     "lin",
+    "lin_jvp",
     "lin_vjp",
     "linear_cross_entropy",
+    "linear_cross_entropy_jvp",
     "linear_cross_entropy_vjp",
     "log_softmax",
     "log_softmax_vjp",
     "main",
     "matmul",
+    "matmul_jvp",
     "matmul_vjp",
     "max_pool",
     "max_pool_vjp",
@@ -147,6 +171,7 @@ __all__ = [
     "rms_norm",
     "rms_norm_vjp",
     "rnn",
+    "rnn_jvp",
     "rnn_vjp",
     "silu",
     "silu_vjp",
@@ -154,6 +179,7 @@ __all__ = [
     "softmax_vjp",
     "train",
     "unfold",
+    "unfold_jvp",
     "unfold_vjp",
 ]
 

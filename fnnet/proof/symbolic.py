@@ -4,7 +4,8 @@ For every case of `fnnet.proof.cases` the twin's forward runs on arrays of SymPy
 expressions. The scalar L = sum(g * out), with a symbol for every entry of g, is differentiated by
 SymPy for every input symbol: that is, by definition, the cotangent a backward rule must return. The
 twin's rule runs on the same symbols, and the difference of the two must be identically 0
-(`fnnet.proof.identity`). No number is rounded anywhere.
+(`fnnet.proof.identity`). No number is rounded anywhere. A rule of forward mode is proved alike: it
+must be the sum, over all input symbols, of their tangents times SymPy's derivative of out.
 
 >>> proof = prove("lin")
 >>> proof.exact
@@ -72,9 +73,10 @@ def prove(
     *,
     forward: Callable[..., Any] | None = None,
     vjp: Callable[..., Any] | None = None,
+    jvp: Callable[..., Any] | None = None,
     cases: Sequence[Instance] | None = None,
 ) -> Proof:
-    """Prove, or refute, that a backward rule is the derivative of its forward function.
+    """Prove, or refute, that a function's rules are its derivative: backwards, and forwards.
 
     Args:
         op: Name of an op of fnnet, or of your own.
@@ -82,10 +84,14 @@ def prove(
         vjp: `vjp(*args, g, **options) -> tuple of cotangents`, one for every positional argument
             that is an array or None (None for those without a derivative), then one for every
             option that is an array of symbols; the twin's rule if None.
+        jvp: `jvp(*args, *tangents, **options) -> the tangent of the output`, the tangents in the
+            order of the cotangents, those of options by name (dscale of scale). If None: for an op
+            of fnnet the twin's, if it has one, unless forward or vjp is another; else no tangent is
+            proved.
         cases: The calls to prove it for; the op's own if None.
 
     Returns:
-        A Proof: `.exact`, `.differences`, `.claims`, `.shapes`, `.latex`.
+        A Proof: `.exact`, `.differences`, `.claims`, `.tangents`, `.shapes`, `.latex`.
 
     Raises:
         ValueError: Something is not given, and `op` is not an op of fnnet.
@@ -97,12 +103,21 @@ def prove(
         )
     f = forward or getattr(reference, op)
     rule = vjp or getattr(reference, f"{op}_vjp")
-    claims = (
-        _claim(case, region, point, f, rule)
-        for case in (CASES[op]() if cases is None else cases)
-        for region, point in regions(case)
-    )
-    return Proof(op, tuple(claims))
+    if jvp is None and forward is None and vjp is None:
+        jvp = getattr(reference, f"{op}_jvp", None)
+    where = [(c, *r) for c in (CASES[op]() if cases is None else cases) for r in regions(c)]
+    claims = tuple(_claim(*at, f, rule) for at in where)
+    return Proof(op, claims, () if jvp is None else tuple(_tangent(*at, f, jvp) for at in where))
+
+
+def _symbols(case: Instance) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The arguments and the options, as symbols."""
+    arguments = {name: argument(name, v) for name, v in case.arguments.items()}
+    options = {
+        name: (argument if name in case.learned else option)(name, v)
+        for name, v in case.options.items()
+    }
+    return arguments, options
 
 
 def _claim(
@@ -112,11 +127,7 @@ def _claim(
     forward: Callable[..., Any],
     vjp: Callable[..., Any],
 ) -> Claim:
-    arguments = {name: argument(name, v) for name, v in case.arguments.items()}
-    options = {
-        name: (argument if name in case.learned else option)(name, v)
-        for name, v in case.options.items()
-    }
+    arguments, options = _symbols(case)
     with calculating_with(table(point)):
         out = np.asarray(forward(*arguments.values(), **options))
         g = argument("g", Sym(*out.shape))
@@ -125,7 +136,7 @@ def _claim(
     loss = sympy.Add(*(exactly(term) for term in np.ravel(g * out)))
     derivative = {}
     for name, symbols in (arguments | options).items():
-        if isinstance(symbols, np.ndarray) and symbols.dtype == object:
+        if _has_derivative(symbols):
             derivative[name] = np.empty(symbols.shape, object)
             for index in np.ndindex(symbols.shape):
                 derivative[name][index] = sympy.diff(loss, symbols[index])
@@ -145,9 +156,50 @@ def _claim(
             if name in derivative:
                 rule[name] = np.asarray(cotangent)
                 differences += _compare(name, rule[name], derivative[name], point)
-    shapes = {name: v.shape for name, v in case.arguments.items() if isinstance(v, Sym)}
-    shapes["out"] = out.shape
+    shapes = _shapes(case, out)
     return Claim(shapes, options, region, point, out, rule, derivative, tuple(differences))
+
+
+def _tangent(
+    case: Instance,
+    region: tuple[Any, ...],
+    point: Point,
+    forward: Callable[..., Any],
+    jvp: Callable[..., Any],
+) -> Claim:
+    """Of the rule of forward mode."""
+    arguments, options = _symbols(case)
+    moving = {n: s for n, s in (arguments | options).items() if _has_derivative(s)}
+    dots = {name: argument(f"d{name}", Sym(*symbols.shape)) for name, symbols in moving.items()}
+    given = [dots.get(n) for n, v in case.arguments.items() if not isinstance(v, int | tuple)]
+    of_options = {f"d{name}": dots[name] for name in options if name in dots}
+    with calculating_with(table(point)):
+        out = np.asarray(forward(*arguments.values(), **options))
+        rule = np.asarray(jvp(*arguments.values(), *given, **of_options, **options))
+    derivative = np.empty(out.shape, object)
+    for index in np.ndindex(out.shape):
+        value = exactly(out[index])
+        derivative[index] = sympy.Add(
+            *(
+                sympy.diff(value, symbol) * dot
+                for name, symbols in moving.items()
+                for symbol, dot in zip(symbols.ravel(), dots[name].ravel(), strict=True)
+            )
+        )
+    for name, symbols in moving.items():
+        point = point | numbers(f"d{name}", Sym(*symbols.shape))
+    differences = tuple(_compare("out", rule, derivative, point))
+    found = {"out": rule}, {"out": derivative}
+    return Claim(_shapes(case, out), options, region, point, out, *found, differences)
+
+
+def _has_derivative(x: Any) -> bool:
+    return isinstance(x, np.ndarray) and x.dtype == object
+
+
+def _shapes(case: Instance, out: Array) -> dict[str, tuple[int, ...]]:
+    shapes = {name: v.shape for name, v in case.arguments.items() if isinstance(v, Sym)}
+    return shapes | {"out": out.shape}
 
 
 def _compare(name: str, rule: Array, derivative: Array, point: Point) -> Iterator[Difference]:

@@ -100,6 +100,7 @@ class Pass:
             if pruned is not None:
                 self._run, used = pruned
                 if rule.tangent and (pushed := prune(self._push, res_types, self._x_types)):
+                    self._push = pushed[0]
                     used = [a or b for a, b in zip(used, pushed[1], strict=True)]
         # an empty array in place of a residual that no wanted cotangent needs
         self.saved = [v if u else jnp.zeros(0, bool) for v, u in zip(values, used, strict=True)]

@@ -388,7 +388,7 @@ def is_float(value: Any) -> bool:
 @pytest.mark.parametrize(
     ("op", "args", "options"), ROWS, ids=[f"{i}-{row[0]}" for i, row in enumerate(ROWS)]
 )
-def test_forward_and_vjp_are_jaxs(op: str, args: Any, options: Any) -> None:
+def test_forward_vjp_and_jvp_are_jaxs(op: str, args: Any, options: Any) -> None:
     random = np.random.default_rng(len(str((op, args, options))))
     drawn = arguments(op, args, random)
     options = {name: draw(value, random) for name, value in options.items()}
@@ -412,11 +412,12 @@ def test_forward_and_vjp_are_jaxs(op: str, args: Any, options: Any) -> None:
     g = random.normal(size=jax.eval_shape(formula, *primals).shape)
 
     @jax.jit  # one compilation instead of one for every small operation
-    def value_and_vjp(primals: Any, g: Any) -> Any:
+    def value_and_vjp(primals: Any, g: Any, dots: Any) -> Any:
         out, pull = jax.vjp(formula, *primals)
-        return out, pull(g)
+        return out, pull(g), jax.jvp(formula, primals, dots)[1]
 
-    want, want_cotangents = value_and_vjp(primals, g)
+    dots = [random.normal(size=x.shape) for x in primals]
+    want, want_cotangents, want_tangent = value_and_vjp(primals, g, dots)
     assert_close(getattr(reference, op)(*drawn, **options), want)
     got = getattr(reference, f"{op}_vjp")(*drawn, g, **options)
     assert isinstance(got, tuple)
@@ -424,6 +425,11 @@ def test_forward_and_vjp_are_jaxs(op: str, args: Any, options: Any) -> None:
     slots = [a for a in drawn if not isinstance(a, int | tuple)] + [options[name] for name in extra]
     assert [d is None for d in got] == [not is_float(a) for a in slots]
     assert_close(tuple(d for d in got if d is not None), want_cotangents)
+    if jvp := getattr(reference, f"{op}_jvp", None):
+        its = iter(dots)
+        moves = [next(its) if is_float(a) else None for a in slots[: len(slots) - len(extra)]]
+        of_options = {f"d{name}": dot for name, dot in zip(extra, its, strict=True)}
+        assert_close(jvp(*drawn, *moves, **options, **of_options), want_tangent)
 
 
 def test_every_op_has_a_formula_and_rows() -> None:

@@ -42,6 +42,8 @@ def test_one_step_of_gru_is_exact() -> None:
 def test_every_rule_is_exact(op: str) -> None:
     proof = proof_of(op)
     assert proof.exact, str(proof)
+    # a rule of forward mode too, where the twin has one
+    assert len(proof.tangents) == len(proof.claims) * hasattr(reference, f"{op}_jvp")
     assert len(proof.shapes) >= 3
     images = ("conv2d", "unfold", "fold", "max_pool", "avg_pool", "attention", "rnn")
     batch = 4 if op in images and op != "rnn" else 3
@@ -204,6 +206,41 @@ def test_planted_errors_are_refuted(op: str, wrong: Callable[..., Any]) -> None:
     assert "the rule is not the derivative" in str(proof)
 
 
+HAVE_TANGENTS = [op for op in reference.OPS if hasattr(reference, f"{op}_jvp")]
+
+
+@pytest.mark.parametrize("op", HAVE_TANGENTS)
+def test_a_wrong_tangent_is_refuted(op: str) -> None:
+    """One that forgets an argument's tangent, and one whose sign is wrong."""
+    jvp = getattr(reference, f"{op}_jvp")
+    case = CASES[op]()[0]
+    n = sum(not isinstance(a, int | tuple) for a in case.arguments.values())
+    for wrong in (
+        lambda *args, **options: -jvp(*args, **options),
+        lambda *args, **options: jvp(
+            *args[:-n], args[-n] * 0, *args[len(args) - n + 1 :], **options
+        ),
+    ):
+        proof = prove(op, jvp=wrong, cases=[case])
+        assert not proof.exact
+        assert all(d.refuted and d.argument == "out" for d in proof.differences)
+        assert "dout" in str(proof)
+
+
+def test_the_gradient_of_attentions_tangent_is_exact() -> None:
+    """Reverse mode over forward mode: the tangent is a function like any other."""
+    for case in CASES["attention"]():
+        if math.prod(case.arguments["q"].shape) > 2 or "scale" in case.learned:
+            continue
+        dots = {f"d{name}": s for name, s in case.arguments.items()}
+        more = Instance({**case.arguments, **dots}, case.options)
+        rules = {"forward": reference.attention_jvp, "vjp": reference.attention_jvp_vjp}
+        proof = prove("attention's tangent", **rules, cases=[more])
+        assert proof.exact, str(proof)
+    swapped = lambda *args, **o: reference.attention_jvp_vjp(*args, **o)[::-1]  # noqa: E731
+    assert not prove("f", forward=reference.attention_jvp, vjp=swapped, cases=[more]).exact
+
+
 def test_the_differing_expressions_are_shown() -> None:
     case = Instance({"x": Sym(1, 2), "w": Sym(2, 1), "b": None})
     proof = prove("lin", vjp=times(lin_vjp, 1, 2), cases=[case])
@@ -309,7 +346,9 @@ def test_main_prints_a_table_and_says_whether_all_is_proved(
 ) -> None:
     assert main(["--op", "mse"]) == 0
     header, row = capsys.readouterr().out.splitlines()
-    assert header.split() == ["op", "shapes", "regions", "derivatives", "seconds", "verdict"]
+    assert header.split() == [
+        *("op", "shapes", "regions", "cotangents", "tangents", "seconds", "verdict")
+    ]
     assert row.split()[0] == "mse"
     assert row.split()[-1] == "exact"
     monkeypatch.setattr(reference, "mse_vjp", times(reference.mse_vjp, 3))

@@ -143,6 +143,47 @@ def cross_entropy_vjp(
     return tuple(cotangents)
 
 
+def _cross_entropy_jvp(
+    logits: Array,
+    labels: Array,
+    dlogits: Array,
+    dlabels: Array | None,
+    *,
+    smoothing: Scalar = 0,
+    z_loss: Scalar = 0,
+    weights: Array | None = None,
+    class_weights: Array | None = None,
+    ignore_index: int | None = None,
+    reduction: str = "mean",
+    dweights: Array | None = None,
+    dclass_weights: Array | None = None,
+) -> Any:
+    """The tangent of the loss, from those of the logits and of labels that are distributions.
+
+    With s = sum_k p_k dz_k, which is the tangent of lse,
+        dloss_i = s (sum_j q'_j + 2 z_loss lse) - sum_k q'_k dz_k - sum_k dq'_k (z_k - lse)
+    a sample's weight w = u v[label] has dw = du v[label] + u dv[label], and the quotient of
+    "mean", out = sum_i w_i loss_i / W, has (sum_i (w_i dloss_i + dw_i (loss_i - out))) / W.
+    """
+    loss, keep, q, lse, logp = _each_loss(logits, labels, smoothing, z_loss, ignore_index)
+    dlse = (exp(logp) * dlogits).sum(axis=-1)
+    dloss = dlse * (q.sum(axis=-1) + 2 * z_loss * lse[..., 0]) - (q * dlogits).sum(axis=-1)
+    if dlabels is not None:
+        dloss = dloss - (1 - smoothing) * (dlabels * logp).sum(axis=-1)
+    w = _weights(keep, labels, weights, class_weights)
+    dw = np.zeros(keep.shape, int)
+    if dweights is not None:
+        dw = dw + _weights(keep, labels, dweights, class_weights)
+    if dclass_weights is not None:
+        dw = dw + _weights(keep, labels, weights, dclass_weights)
+    if reduction == "none":
+        return np.asarray(w * dloss + dw * loss)
+    if reduction == "sum":
+        return np.sum(w * dloss + dw * loss)
+    out = np.sum(w * loss) / _weight(w)
+    return np.sum(w * dloss + dw * (loss - out)) / _weight(w)
+
+
 def _each_loss(
     logits: Array, labels: Array, smoothing: Scalar, z_loss: Scalar, ignore_index: int | None
 ) -> tuple[Array, Array, Array, Array, Array]:
@@ -227,6 +268,33 @@ def linear_cross_entropy_vjp(
     assert dlogits is not None
     dx, dw, db = lin_vjp(x, used, b, dlogits * slope)
     return dx, dw, dlabels, db, *dweights
+
+
+def linear_cross_entropy_jvp(
+    x: Array,
+    w: Array,
+    labels: Array,
+    b: Array | None,
+    dx: Array,
+    dw: Array,
+    dlabels: Array | None,
+    db: Array | None,
+    *,
+    softcap: Scalar | None = None,
+    chunk: int | None = None,
+    mode: str = "auto",
+    **options: Any,
+) -> Any:
+    """The tangent of the loss; dlabels is None for integer labels, db where b is.
+
+    The chain rule, from the inside out: lin's tangent dx w + x dw + db, times the slope of the cap,
+    is that of the logits. Those of weights are given as dweights, of class_weights likewise.
+    """
+    logits, slope, used = _logits(x, w, b, softcap)
+    dlogits = slope * (lin(dx, used) + lin(x, dw, db))
+    if b is not None:
+        dlogits = np.where(b == -np.inf, 0, dlogits)
+    return _cross_entropy_jvp(logits, labels, dlogits, dlabels, **options)
 
 
 def _logits(

@@ -7,6 +7,7 @@ import numpy as np
 from .dense import lin, lin_vjp
 from .elementary import Array, Scalar, sqrt, tanh
 from .losses import softmax, softmax_vjp
+from .tangents import lin_jvp
 
 
 def rnn(x: Array, h0: Array, wx: Array, wh: Array, b: Array) -> Array:
@@ -44,6 +45,32 @@ def rnn_vjp(
         dh, dwh_t, _ = lin_vjp(states[t - 1] if t > 0 else h0, wh, None, da)
         dwx, dwh, db = dwx + dwx_t, dwh + dwh_t, db + db_t
     return dx, dh, dwx, dwh, db
+
+
+def rnn_jvp(
+    x: Array,
+    h0: Array,
+    wx: Array,
+    wh: Array,
+    b: Array,
+    dx: Array,
+    dh0: Array,
+    dwx: Array,
+    dwh: Array,
+    db: Array,
+) -> Array:
+    """The tangent of all states, from those of the arguments.
+
+    The argument of tanh is a sum of products: its tangent da is that of each by the product rule.
+    dh_t = (1 - h_t^2) da, from the first step to the last.
+    """
+    states = rnn(x, h0, wx, wh, b)
+    dstates, before, dh = np.zeros_like(states), h0, dh0
+    for t in range(x.shape[0]):
+        da = lin_jvp(x[t], wx, b, dx[t], dwx, db) + lin_jvp(before, wh, None, dh, dwh, None)
+        before, dh = states[t], (1 - states[t] ** 2) * da
+        dstates[t] = dh
+    return dstates
 
 
 def gru(x: Array, h0: Array, wx: Array, wh: Array, b: Array) -> Array:
@@ -93,6 +120,38 @@ def gru_vjp(
         e = e * z + dh
         dwx, dwh, db = dwx + dwx_t, dwh + dwh_t, db + db_t
     return dx, e, dwx, dwh, db
+
+
+def gru_jvp(
+    x: Array,
+    h0: Array,
+    wx: Array,
+    wh: Array,
+    b: Array,
+    dx: Array,
+    dh0: Array,
+    dwx: Array,
+    dwh: Array,
+    db: Array,
+) -> Array:
+    """The tangent of all states, from those of the arguments.
+
+    a and u are sums of products: da and du by lin's tangent. As s' = s (1 - s), tanh' = 1 - tanh^2,
+        dr = r (1 - r) (da_r + du_r)      dn = (1 - n^2) (da_n + dr u_n + r du_n)
+        dz = z (1 - z) (da_z + du_z)      dh_t = (1 - z) dn + dz (h - n) + z dh
+    with h the state before, from the first step to the last.
+    """
+    states = gru(x, h0, wx, wh, b)
+    dstates, h, dh = np.zeros_like(states), h0, dh0
+    for t in range(x.shape[0]):
+        r, z, n, u_n = _gates(x[t], h, wx, wh, b)
+        da_r, da_z, da_n = np.split(lin_jvp(x[t], wx, b, dx[t], dwx, db), 3, axis=-1)
+        du_r, du_z, du_n = np.split(lin_jvp(h, wh, None, dh, dwh, None), 3, axis=-1)
+        dr, dz = r * (1 - r) * (da_r + du_r), z * (1 - z) * (da_z + du_z)
+        dn = (1 - n**2) * (da_n + dr * u_n + r * du_n)
+        h, dh = states[t], (1 - z) * dn + dz * (h - n) + z * dh
+        dstates[t] = dh
+    return dstates
 
 
 def _gates(x: Array, h: Array, wx: Array, wh: Array, b: Array) -> tuple[Array, Array, Array, Array]:
@@ -212,6 +271,61 @@ def attention_jvp(
         dz = keys @ moved + factor * (dk[*n, seen, o] @ query)
         out[*n, i, h] = (p * (dz - p @ dz)) @ values + p @ dv[*n, seen, o]
     return out
+
+
+def attention_jvp_vjp(
+    q: Array,
+    k: Array,
+    v: Array,
+    dq: Array,
+    dk: Array,
+    dv: Array,
+    g: Array,
+    *,
+    causal: bool = False,
+    mask: Array | None = None,
+    scale: Scalar | Array | None = None,
+    dscale: Scalar | Array = 0,
+    block: int | None = None,
+) -> tuple[Array, ...]:
+    """Cotangents of all that `attention_jvp` takes: reverse mode over forward mode.
+
+    In the order q, k, v, dq, dk, dv, and those of scale and dscale where scale is an array. With
+    the letters there, a_j = g . v_j and A = sum_j p_j a_j, dout . g is
+    sum_j p_j (dz_j - mu) a_j + sum_j p_j (g . dv_j), where mu holds p and dz too:
+        of dz_j    zeta_j = p_j (a_j - A)
+        of p_j     pi_j = (dz_j - mu) (a_j - A) + g . dv_j, but for what is the same for all j,
+        of z_j     eta_j = p_j (pi_j - sum_i p_i pi_i)    by softmax's rule
+        of v_j     p_j (dz_j - mu) g          of dv_j    p_j g
+    z_j and dz_j are sums of products: theirs are the rest.
+    """
+    factor = 1 / sqrt(q.shape[-1]) if scale is None else scale
+    group, allowed = q.shape[-2] // k.shape[-2], _allowed(q, k, causal, mask)
+    of_q, of_k, of_v, of_dq, of_dk, of_dv = (np.zeros_like(x) for x in (q, k, v, dq, dk, dv))
+    of_scale, of_dscale = np.zeros((), q.dtype), np.zeros((), q.dtype)
+    for *n, i, h in np.ndindex(*q.shape[:-1]):
+        seen, o = allowed[*n, h, i], h // group
+        if not seen.any():
+            continue
+        at, here = (*n, i, h), (*n, seen, o)
+        p = softmax(factor * (k[here] @ q[at]))
+        dz = k[here] @ (dscale * q[at] + factor * dq[at]) + factor * (dk[here] @ q[at])
+        moved, a = dz - p @ dz, v[here] @ g[at]
+        zeta = p * (a - p @ a)
+        pi = moved * (a - p @ a) + dv[here] @ g[at]
+        eta = p * (pi - p @ pi)
+        of_q[at] += factor * (eta @ k[here] + zeta @ dk[here]) + dscale * (zeta @ k[here])
+        of_dq[at] += factor * (zeta @ k[here])
+        of_k[here] += np.outer(factor * eta + dscale * zeta, q[at]) + np.outer(
+            factor * zeta, dq[at]
+        )
+        of_dk[here] += np.outer(factor * zeta, q[at])
+        of_v[here] += np.outer(p * moved, g[at])
+        of_dv[here] += np.outer(p, g[at])
+        of_scale += q[at] @ (eta @ k[here] + zeta @ dk[here]) + dq[at] @ (zeta @ k[here])
+        of_dscale += q[at] @ (zeta @ k[here])
+    every = (of_q, of_k, of_v, of_dq, of_dk, of_dv)
+    return (*every, of_scale, of_dscale) if isinstance(scale, np.ndarray) else every
 
 
 def _allowed(q: Array, k: Array, causal: bool, mask: Array | None) -> Array:

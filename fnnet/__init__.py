@@ -42,6 +42,7 @@ from fnnet.ops import matmul as matmul
 from fnnet.ops import max_pool as max_pool
 from fnnet.ops import mse as mse
 from fnnet.ops import norm as norm
+from fnnet.ops import pairwise_distance as pairwise_distance
 from fnnet.ops import relu as relu
 from fnnet.ops import rms_norm as rms_norm
 from fnnet.ops import rnn as rnn
@@ -85,6 +86,7 @@ __all__ = [
     "mse",
     "norm",
     "ops",
+    "pairwise_distance",
     "plain",
     "proof",
     "register",

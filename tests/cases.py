@@ -8,13 +8,14 @@ from typing import Any
 import pytest
 
 from tests.call import Call as Call
-from tests.rows import activations, dense, images, losses, norms, sequences
+from tests.rows import activations, dense, geometry, images, losses, norms, sequences
 
 CASES = [
     *dense.ROWS,
     *losses.ROWS,
     *activations.ROWS,
     *norms.ROWS,
+    *geometry.ROWS,
     *sequences.ROWS,
     *images.ROWS,
 ]

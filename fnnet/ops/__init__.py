@@ -43,6 +43,9 @@ from fnnet.ops._norm import layer_norm_fwd as layer_norm_fwd
 from fnnet.ops._norm import rms_norm as rms_norm
 from fnnet.ops._norm import rms_norm_bwd as rms_norm_bwd
 from fnnet.ops._norm import rms_norm_fwd as rms_norm_fwd
+from fnnet.ops._pairwise_distance import pairwise_distance as pairwise_distance
+from fnnet.ops._pairwise_distance import pairwise_distance_bwd as pairwise_distance_bwd
+from fnnet.ops._pairwise_distance import pairwise_distance_fwd as pairwise_distance_fwd
 from fnnet.ops._pool import avg_pool as avg_pool
 from fnnet.ops._pool import avg_pool_bwd as avg_pool_bwd
 from fnnet.ops._pool import avg_pool_fwd as avg_pool_fwd
@@ -120,6 +123,9 @@ __all__ = [
     "norm",
     "norm_bwd",
     "norm_fwd",
+    "pairwise_distance",
+    "pairwise_distance_bwd",
+    "pairwise_distance_fwd",
     "relu",
     "relu_bwd",
     "relu_fwd",

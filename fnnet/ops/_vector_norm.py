@@ -165,7 +165,7 @@ def _pass(x: jax.Array, p: Power, axis: Axis, keepdims: bool) -> tuple[jax.Array
 def _length(w: jax.Array, axes: tuple[int, ...], *, safe: bool) -> jax.Array:
     """√Σ w². Only where squares leave the range is it worth a look at the greatest entry."""
     if safe:
-        return _root(jnp.sum(w * w, axes, keepdims=True), 2)
+        return root(jnp.sum(w * w, axes, keepdims=True), 2)
     limits = np.finfo(w.dtype)  # float32 or float64
 
     def looked_at(w: jax.Array) -> jax.Array:
@@ -187,7 +187,7 @@ def _length(w: jax.Array, axes: tuple[int, ...], *, safe: bool) -> jax.Array:
 def _scaled(w: jax.Array, p: Power, axes: tuple[int, ...]) -> jax.Array:
     """m (Σ |w/m|^p)^(1/p) with m the greatest magnitude, held constant."""
     m = _unit(jnp.max(jnp.abs(w), axes, keepdims=True, initial=0))
-    return m * _root(jnp.sum(_power(w / m, p), axes, keepdims=True), p)
+    return m * root(jnp.sum(_power(w / m, p), axes, keepdims=True), p)
 
 
 def _unit(m: jax.Array) -> jax.Array:
@@ -226,7 +226,7 @@ def _power(w: jax.Array, p: Power) -> jax.Array:
     return jnp.where(zero, jnp.zeros((), w.dtype), a ** (int(p) if p == int(p) else p))
 
 
-def _root(total: jax.Array, p: Power) -> jax.Array:
+def root(total: jax.Array, p: Power) -> jax.Array:
     """total^(1/p), with all its derivatives 0 at 0."""
     zero = total == 0
     t = jnp.where(zero, jnp.ones((), total.dtype), total)

@@ -243,6 +243,22 @@ def _norm() -> list[Instance]:
     ]
 
 
+def _pairwise_distance() -> list[Instance]:
+    def case(p: Any, q: Any = None, orders: str = "", **options: Any) -> Instance:
+        return _case(orders=orders, p=Sym(*p), q=q and Sym(*q), options=options)
+
+    return [
+        case((2, 2), (1, 2)),
+        case((1, 3), (2, 3), ord="sq"),
+        case((2, 1, 2), (2, 2, 2)),
+        case((3, 2)),  # of p and p: 0 on the diagonal
+        case((2, 2), ord="sq"),
+        case((3, 1), orders="p", ord=1),
+        case((2, 2), orders="p", ord=1),
+        case((2, 2), (1, 2), orders="p q", ord=1),
+    ]
+
+
 def _gelu() -> list[Instance]:
     return [
         _case(x=Sym(*shape), options={"approximate": approximate})
@@ -322,6 +338,7 @@ CASES = {
     "layer_norm": _layer_norm,
     "rms_norm": _rms_norm,
     "norm": _norm,
+    "pairwise_distance": _pairwise_distance,
     "gelu": _gelu,
     "silu": _silu,
     "glu_mlp": _glu_mlp,

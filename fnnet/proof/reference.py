@@ -15,6 +15,7 @@ Read it in this order:
     twin/losses.py        softmax log_softmax cross_entropy linear_cross_entropy
     twin/images.py        unfold fold conv2d max_pool avg_pool
     twin/norms.py         layer_norm rms_norm norm
+    twin/geometry.py      pairwise_distance
     twin/activations.py   gelu silu glu_mlp
     twin/tangents.py      the tangents of what is linear
     twin/sequences.py     rnn gru attention
@@ -57,6 +58,7 @@ if TYPE_CHECKING or __package__:
         relu_vjp,
     )
     from fnnet.proof.twin.elementary import Array
+    from fnnet.proof.twin.geometry import pairwise_distance, pairwise_distance_vjp
     from fnnet.proof.twin.images import (
         avg_pool,
         avg_pool_vjp,
@@ -118,6 +120,7 @@ OPS: tuple[str, ...] = (
     *("softmax", "log_softmax", "cross_entropy", "linear_cross_entropy"),
     *("unfold", "fold", "conv2d", "max_pool", "avg_pool"),
     *("layer_norm", "rms_norm", "norm"),
+    *("pairwise_distance",),
     *("gelu", "silu", "glu_mlp"),
     *("rnn", "gru", "attention"),
 )
@@ -166,6 +169,8 @@ __all__ = [
     "mse_vjp",
     "norm",
     "norm_vjp",
+    "pairwise_distance",
+    "pairwise_distance_vjp",
     "relu",
     "relu_vjp",
     "rms_norm",

@@ -18,6 +18,7 @@ from fnnet import (
     log_softmax,
     matmul,
     mse,
+    pairwise_distance,
     relu,
     rms_norm,
     rnn,
@@ -290,6 +291,26 @@ WRONG = {
         lambda: linear_cross_entropy(F((2, 3)), F((3, 4)), np.zeros(2, int), softcap=0.0),
         ValueError,
         r"linear_cross_entropy: softcap must be a number above 0, or None",
+    ),
+    "pairwise_distance: one point": (
+        lambda: pairwise_distance(F(3), F((2, 3))),
+        ValueError,
+        r"pairwise_distance: p must have shape \(..., n, d\).*got shape \(3,\).*p\[None\]",
+    ),
+    "pairwise_distance: features": (
+        lambda: pairwise_distance(F((5, 3)), F((5, 4))),
+        ValueError,
+        r"pairwise_distance: q must have shape .* features 3; got shape \(5, 4\)",
+    ),
+    "pairwise_distance: batches": (
+        lambda: pairwise_distance(F((2, 5, 3)), F((5, 3))),
+        ValueError,
+        r"pairwise_distance: q must have .*batch axes \(2,\).*use jax\.vmap",
+    ),
+    "pairwise_distance: ord": (
+        lambda: pairwise_distance(F((5, 3)), ord=3),
+        ValueError,
+        r'pairwise_distance: ord must be 1, 2 or "sq"; got 3',
     ),
     "rms_norm: scalar": (lambda: rms_norm(1.0), ValueError, r"rms_norm: x must have at least one"),
 }

@@ -172,6 +172,27 @@ def _by_torch(f: Callable[..., Any]) -> Callable[..., Any]:
     return lambda *args: f(*(a.transpose(1, 2) for a in args)).transpose(1, 2)
 
 
+def _points(rng: np.random.Generator, most: float) -> list[Any]:
+    """p and q: offsets of 10^0 to 10^6, scales of 10^±25, points near each other."""
+    drawn = []
+    for by, off, apart in (
+        *((1, 10.0**k, 1) for k in range(7)),
+        *((10.0**k, 0, 1) for k in (-25, -18, -6, 6, 18, 25)),
+        *((1, off, 10.0**-k) for k in (1, 2, 3) for off in (0, 1)),
+    ):
+        p, q = rng.normal(size=(5, 6)), rng.normal(size=(7, 6))
+        q[:5] = (1 - apart) * p + apart * q[:5]
+        drawn.append((by * p + off, by * q + off))
+    return [np.clip(np.stack(a), -most / 8, most / 8) for a in zip(*drawn, strict=True)]
+
+
+def _distances(p: Any, q: Any) -> Any:
+    """As one writes it; 0 where points are the same, and so is its gradient."""
+    squares = jnp.square(p[:, :, None, :] - q[:, None, :, :]).sum(-1)
+    same = squares == 0
+    return jnp.where(same, 0, jnp.sqrt(jnp.where(same, 1, squares)))
+
+
 # of the softmax family: exp(z - m) has as many units as z - m has digits before the point, and
 # what is below the top by more is not seen
 TAIL = 64
@@ -228,6 +249,15 @@ ROWS = [
     _linear("recompute"),
     _attention(None),
     _attention(16),
+    Row(
+        "pairwise_distance",
+        fnnet.pairwise_distance,
+        twin.pairwise_distance,
+        twin.pairwise_distance_vjp,
+        _points,
+        {"jax.numpy": _distances},
+        within=8,
+    ),
 ]
 
 

@@ -37,6 +37,7 @@ CALLS = {
     "layer_norm": {"x": F((2, 3)), "scale": F(3), "shift": F(3)},
     "rms_norm": {"x": F((2, 3)), "scale": F(3)},
     "norm": {"x": F((2, 3))},
+    "pairwise_distance": {"p": F((2, 3)), "q": F((4, 3))},
     "gelu": {"x": F((2, 3))},
     "silu": {"x": F((2, 3))},
     "glu_mlp": {"x": F((2, 3)), "w_gate": F((3, 4)), "w_up": F((3, 4)), "w_down": F((4, 2))},
@@ -173,6 +174,8 @@ def _without(call):
         ("max_pool", {"size": [2, 2], "stride": np.int64(1), "padding": [[0, 1], [1, 0]]}),
         ("conv2d", {"stride": [1, 2], "groups": np.int8(1), "precision": ["high", "default"]}),
         ("norm", {"axis": [0, 1], "ord": np.float32(1), "keepdims": np.bool_(True)}),
+        ("pairwise_distance", {"ord": np.int64(1)}),
+        ("pairwise_distance", {"ord": np.str_("sq")}),
         ("fold", {"shape": list(np.array((1, 4, 4, 2))), "size": np.array(2)[()]}),
     ],
 )

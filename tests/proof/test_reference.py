@@ -165,6 +165,16 @@ def norm(x: Any, ord: Any = 2, axis: Any = None, *, keepdims: bool = False) -> A
     return jnp.sum(jnp.abs(x) ** ord, axis=axis, keepdims=keepdims) ** (1 / ord)
 
 
+def pairwise_distance(p: Any, q: Any = None, *, ord: Any = 2) -> Any:
+    x = p[..., :, None, :] - (p if q is None else q)[..., None, :, :]
+    if ord == 1:
+        return jnp.sum(x * jnp.sign(x), axis=-1)
+    squares = jnp.sum(x**2, axis=-1)
+    if ord == "sq":
+        return squares
+    return jnp.where(squares == 0, 0.0, jnp.sqrt(jnp.where(squares == 0, 1.0, squares)))
+
+
 def glu_mlp(x: Any, w_gate: Any, w_up: Any, w_down: Any, *, activation: str = "silu") -> Any:
     act = {
         "silu": jax.nn.silu,
@@ -232,6 +242,7 @@ FORMULAS: dict[str, Any] = {
     "layer_norm": layer_norm,
     "rms_norm": rms_norm,
     "norm": norm,
+    "pairwise_distance": pairwise_distance,
     "gelu": lambda x, *, approximate=False: jax.nn.gelu(x, approximate=approximate),
     "silu": jax.nn.silu,
     "glu_mlp": glu_mlp,
@@ -344,6 +355,11 @@ ROWS: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = [
         ("norm", (A(2, 3, 4),), {"ord": ord, "axis": axis, "keepdims": keepdims})
         for ord in (1, 2, 3, 1.5, np.inf)
         for axis, keepdims in ((None, False), (1, False), ((0, -1), True))
+    ),
+    *(
+        ("pairwise_distance", (p, q), {"ord": ord})
+        for ord in (1, 2, "sq")
+        for p, q in ((A(4, 3), A(5, 3)), (A(2, 4, 3), A(2, 1, 3)), (A(4, 2), None))
     ),
     ("gelu", (A(50),), {}),
     ("gelu", (A(2, 3, 4),), {"approximate": True}),

@@ -79,6 +79,12 @@ SAMPLES: dict[str, list[tuple[Any, ...]]] = {
     "max_pool": [(_IMAGE, 2), (_IMAGE, 3, {"stride": 2, "padding": 1})],
     "mse": [(F(8, 6), F(8, 6)), (F(8, 1), F(8))],
     "norm": [(F(8, 6), {"axis": -1}), (F(8, 6), {"ord": 3, "axis": 0}), (F(8, 6), {"ord": 1})],
+    "pairwise_distance": [
+        (F(8, 6), F(5, 6)),
+        (F(8, 6), F(5, 6), {"ord": "sq"}),
+        (F(8, 6), F(5, 6), {"ord": 1}),
+        (F(8, 6),),
+    ],
     "relu": [(F(8, 6),)],
     "rms_norm": [(F(8, 6), F(6)), (F(8, 2, 6),)],
     "rnn": [(F(5, 8, 3), F(8, 6), F(3, 6), F(6, 6), F(6))],

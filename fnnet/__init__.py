@@ -34,6 +34,7 @@ from fnnet.ops import fold as fold
 from fnnet.ops import gelu as gelu
 from fnnet.ops import glu_mlp as glu_mlp
 from fnnet.ops import gru as gru
+from fnnet.ops import kernel_sum as kernel_sum
 from fnnet.ops import layer_norm as layer_norm
 from fnnet.ops import lin as lin
 from fnnet.ops import linear_cross_entropy as linear_cross_entropy
@@ -46,6 +47,7 @@ from fnnet.ops import pairwise_distance as pairwise_distance
 from fnnet.ops import relu as relu
 from fnnet.ops import rms_norm as rms_norm
 from fnnet.ops import rnn as rnn
+from fnnet.ops import rope as rope
 from fnnet.ops import silu as silu
 from fnnet.ops import softmax as softmax
 from fnnet.ops import unfold as unfold
@@ -74,6 +76,7 @@ __all__ = [
     "glu_mlp",
     "gru",
     "init",
+    "kernel_sum",
     "ladder",
     "layer_norm",
     "layers",
@@ -93,6 +96,7 @@ __all__ = [
     "relu",
     "rms_norm",
     "rnn",
+    "rope",
     "silu",
     "softmax",
     "targets",

@@ -25,6 +25,9 @@ from fnnet.ops._glu import glu_mlp_fwd as glu_mlp_fwd
 from fnnet.ops._gru import gru as gru
 from fnnet.ops._gru import gru_bwd as gru_bwd
 from fnnet.ops._gru import gru_fwd as gru_fwd
+from fnnet.ops._kernel_sum import kernel_sum as kernel_sum
+from fnnet.ops._kernel_sum import kernel_sum_bwd as kernel_sum_bwd
+from fnnet.ops._kernel_sum import kernel_sum_fwd as kernel_sum_fwd
 from fnnet.ops._lin import lin as lin
 from fnnet.ops._lin import lin_bwd as lin_bwd
 from fnnet.ops._lin import lin_fwd as lin_fwd
@@ -58,6 +61,9 @@ from fnnet.ops._relu import relu_fwd as relu_fwd
 from fnnet.ops._rnn import rnn as rnn
 from fnnet.ops._rnn import rnn_bwd as rnn_bwd
 from fnnet.ops._rnn import rnn_fwd as rnn_fwd
+from fnnet.ops._rope import rope as rope
+from fnnet.ops._rope import rope_bwd as rope_bwd
+from fnnet.ops._rope import rope_fwd as rope_fwd
 from fnnet.ops._softmax import log_softmax as log_softmax
 from fnnet.ops._softmax import log_softmax_bwd as log_softmax_bwd
 from fnnet.ops._softmax import log_softmax_fwd as log_softmax_fwd
@@ -99,6 +105,9 @@ __all__ = [
     "gru",
     "gru_bwd",
     "gru_fwd",
+    "kernel_sum",
+    "kernel_sum_bwd",
+    "kernel_sum_fwd",
     "layer_norm",
     "layer_norm_bwd",
     "layer_norm_fwd",
@@ -135,6 +144,9 @@ __all__ = [
     "rnn",
     "rnn_bwd",
     "rnn_fwd",
+    "rope",
+    "rope_bwd",
+    "rope_fwd",
     "silu",
     "silu_bwd",
     "silu_fwd",

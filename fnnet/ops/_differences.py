@@ -22,14 +22,14 @@ from fnnet.rules import spread
 OfDifference: TypeAlias = Callable[[jax.Array], jax.Array]
 
 
-def over_features(term: OfDifference, p: jax.Array, q: jax.Array) -> jax.Array:
-    """Σ_k term(p_ik - q_jk), shape (..., n, m)."""
+def over_features(term: OfDifference, p: jax.Array, q: jax.Array, *like: jax.Array) -> jax.Array:
+    """Σ_k term(p_ik - q_jk), shape (..., n, m); `term` may be made of the arrays `like`."""
 
     def step(total: jax.Array, at: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
         return total + term(_apart(*at)), None
 
     start = jnp.zeros((*p.shape[:-1], q.shape[-2]), p.dtype)
-    return lax.scan(step, spread(start, p, q), _by_feature(p, q))[0]
+    return lax.scan(step, spread(start, p, q, *like), _by_feature(p, q))[0]
 
 
 def over_points(

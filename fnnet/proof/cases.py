@@ -259,6 +259,24 @@ def _pairwise_distance() -> list[Instance]:
     ]
 
 
+def _kernel_sum() -> list[Instance]:
+    def case(p: Any, q: Any = None, w: Any = None, learned: str = "", **options: Any) -> Instance:
+        return _case(
+            p=Sym(*p), q=q and Sym(*q), weights=w and Sym(*w), options=options, learned=learned
+        )
+
+    return [
+        case((1, 2), (2, 2), (2,)),
+        case((2, 1), (2, 1), scale=Sym()),
+        case((2, 1, 1), (2, 2, 1), (2, 2), scale=Sym(), learned="scale"),
+        case((2, 2), None, (2,), scale=Sym(), learned="scale"),  # of p and p: 0 on the diagonal
+        case((1, 2), (2, 2), (2,), kernel="laplacian", scale=Sym(), learned="scale"),
+        case((2, 1), None, (2,), kernel="laplacian"),
+        case((1, 2), (2, 2), (2,), kernel="rq", scale=Sym(), learned="scale"),
+        case((2, 1), None, kernel="rq"),
+    ]
+
+
 def _gelu() -> list[Instance]:
     return [
         _case(x=Sym(*shape), options={"approximate": approximate})
@@ -321,6 +339,19 @@ def _attention() -> list[Instance]:
     ]
 
 
+def _rope() -> list[Instance]:
+    def case(*x: int, positions: Any, **options: Any) -> Instance:
+        return _case(x=Sym(*x), positions=positions, options=options)
+
+    return [
+        case(2, 1, 2, positions=Sym(2)),
+        case(2, 2, 4, positions=np.array([0, 3]), base=Sym()),
+        case(2, 1, 4, positions=Sym(2), base=Sym(), interleaved=True),
+        case(2, 2, 1, 2, positions=Sym(1, 2), interleaved=True),  # positions that broadcast
+        case(2, 2, 1, 2, positions=Sym(2, 1)),
+    ]
+
+
 CASES = {
     "matmul": _matmul,
     "lin": _lin,
@@ -339,10 +370,12 @@ CASES = {
     "rms_norm": _rms_norm,
     "norm": _norm,
     "pairwise_distance": _pairwise_distance,
+    "kernel_sum": _kernel_sum,
     "gelu": _gelu,
     "silu": _silu,
     "glu_mlp": _glu_mlp,
     "rnn": _rnn,
     "gru": _gru,
     "attention": _attention,
+    "rope": _rope,
 }

@@ -15,10 +15,10 @@ Read it in this order:
     twin/losses.py        softmax log_softmax cross_entropy linear_cross_entropy
     twin/images.py        unfold fold conv2d max_pool avg_pool
     twin/norms.py         layer_norm rms_norm norm
-    twin/geometry.py      pairwise_distance
+    twin/geometry.py      pairwise_distance kernel_sum
     twin/activations.py   gelu silu glu_mlp
     twin/tangents.py      the tangents of what is linear
-    twin/sequences.py     rnn gru attention
+    twin/sequences.py     rnn gru attention rope
 
 and `train` below, which puts the first two to work. Run as a script,
 
@@ -58,7 +58,12 @@ if TYPE_CHECKING or __package__:
         relu_vjp,
     )
     from fnnet.proof.twin.elementary import Array
-    from fnnet.proof.twin.geometry import pairwise_distance, pairwise_distance_vjp
+    from fnnet.proof.twin.geometry import (
+        kernel_sum,
+        kernel_sum_vjp,
+        pairwise_distance,
+        pairwise_distance_vjp,
+    )
     from fnnet.proof.twin.images import (
         avg_pool,
         avg_pool_vjp,
@@ -101,6 +106,8 @@ if TYPE_CHECKING or __package__:
         rnn,
         rnn_jvp,
         rnn_vjp,
+        rope,
+        rope_vjp,
     )
     from fnnet.proof.twin.tangents import (
         avg_pool_jvp,
@@ -120,9 +127,9 @@ OPS: tuple[str, ...] = (
     *("softmax", "log_softmax", "cross_entropy", "linear_cross_entropy"),
     *("unfold", "fold", "conv2d", "max_pool", "avg_pool"),
     *("layer_norm", "rms_norm", "norm"),
-    *("pairwise_distance",),
+    *("pairwise_distance", "kernel_sum"),
     *("gelu", "silu", "glu_mlp"),
-    *("rnn", "gru", "attention"),
+    *("rnn", "gru", "attention", "rope"),
 )
 
 __all__ = [
@@ -149,6 +156,8 @@ __all__ = [
     "gru",
     "gru_jvp",
     "gru_vjp",
+    "kernel_sum",
+    "kernel_sum_vjp",
     "layer_norm",
     "layer_norm_vjp",
     "lin",
@@ -178,6 +187,8 @@ __all__ = [
     "rnn",
     "rnn_jvp",
     "rnn_vjp",
+    "rope",
+    "rope_vjp",
     "silu",
     "silu_vjp",
     "softmax",

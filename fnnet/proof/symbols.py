@@ -110,6 +110,8 @@ def table(point: Point) -> Table:
         "log": elementwise(sympy.log),
         "sqrt": elementwise(sympy.sqrt),
         "tanh": elementwise(sympy.tanh),
+        "cos": elementwise(sympy.cos),
+        "sin": elementwise(sympy.sin),
         "erfc": elementwise(sympy.erfc),
         "greater": lambda x, y: np.asarray(is_greater(x, y), bool),
         "maximum": elementwise(lambda a, b: a if greater(a, b) else b, 2),

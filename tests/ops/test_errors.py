@@ -12,6 +12,7 @@ from fnnet import (
     gelu,
     glu_mlp,
     gru,
+    kernel_sum,
     layer_norm,
     lin,
     linear_cross_entropy,
@@ -22,6 +23,7 @@ from fnnet import (
     relu,
     rms_norm,
     rnn,
+    rope,
     silu,
     softmax,
 )
@@ -311,6 +313,37 @@ WRONG = {
         lambda: pairwise_distance(F((5, 3)), ord=3),
         ValueError,
         r'pairwise_distance: ord must be 1, 2 or "sq"; got 3',
+    ),
+    "kernel_sum: weights": (
+        lambda: kernel_sum(F((5, 3)), F((4, 3)), F(5)),
+        ValueError,
+        r"kernel_sum: weights must have shape .* = \(4,\), .* of q; got shape \(5,\)",
+    ),
+    "kernel_sum: kernel": (
+        lambda: kernel_sum(F((5, 3)), kernel="cauchy"),
+        ValueError,
+        r'kernel_sum: kernel must be "gaussian", "laplacian" or "rq"; got .cauchy.',
+    ),
+    "kernel_sum: scale": (
+        lambda: kernel_sum(F((5, 3)), scale=0.0),
+        ValueError,
+        r"kernel_sum: scale must be a number above 0; got 0",
+    ),
+    "rope: no head": (
+        lambda: rope(F((5, 4)), np.arange(5)),
+        ValueError,
+        r"rope: x must have shape .*got shape \(5, 4\)\. One head is x\[\.\.\., None, :\]",
+    ),
+    "rope: odd": (lambda: rope(F((5, 1, 3)), np.arange(5)), ValueError, r"rope: x .*d even"),
+    "rope: positions": (
+        lambda: rope(F((2, 5, 1, 4)), np.zeros((2, 4), int)),
+        ValueError,
+        r"rope: positions must broadcast to \(..., t\) = \(2, 5\).*got shape \(2, 4\)",
+    ),
+    "rope: positions by flags": (
+        lambda: rope(F((2, 5, 1, 4)), np.zeros(5, bool)),
+        TypeError,
+        r"rope: positions must be an array of real numbers; got bool\[5\]",
     ),
     "rms_norm: scalar": (lambda: rms_norm(1.0), ValueError, r"rms_norm: x must have at least one"),
 }

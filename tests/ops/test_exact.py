@@ -258,6 +258,14 @@ ROWS = [
         {"jax.numpy": _distances},
         within=8,
     ),
+    Row(
+        "kernel_sum",
+        lambda p, q: fnnet.kernel_sum(p, q, kernel="laplacian", scale=0.5, block=3),
+        lambda p, q: twin.kernel_sum(p, q, kernel="laplacian", scale=0.5),
+        lambda p, q, g: twin.kernel_sum_vjp(p, q, None, g, kernel="laplacian", scale=0.5)[:2],
+        _points,
+        {"jax.numpy": lambda p, q: jnp.exp(-_distances(p, q) / 0.5).sum(-1)},
+    ),
 ]
 
 

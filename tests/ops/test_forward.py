@@ -180,6 +180,7 @@ LINEAR = {
     "conv2d": (lambda x: fnnet.conv2d(x, jnp.ones((3, 3, 2, 3))), (1, 4, 4, 2)),
     "conv2d, the weights": (lambda w: fnnet.conv2d(jnp.ones((1, 4, 4, 2)), w), (3, 3, 2, 3)),
     "avg_pool": (lambda x: fnnet.avg_pool(x, 2), (1, 4, 4, 2)),
+    "rope": (lambda x: fnnet.rope(x, np.arange(3)), (3, 2, 4)),
 }
 
 

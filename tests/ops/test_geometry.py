@@ -1,13 +1,13 @@
-"""pairwise_distance: digits, range and kinks, beside the rows of the table."""
+"""pairwise_distance, kernel_sum: digits, range and kinks, beside the rows of the table."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fnnet import pairwise_distance, plain
+from fnnet import kernel_sum, pairwise_distance, plain
 from tests.compare import assert_close, loss_of
-from tests.ops.test_memory import stored
+from tests.ops.test_memory import stored, temp
 
 ORDERS = pytest.mark.parametrize("ord", [1, 2, "sq"])
 
@@ -69,3 +69,55 @@ def test_what_is_stored(key):
         assert stored(lambda p, q, ord=ord: pairwise_distance(p, q, ord=ord), p, q) == most
     policy = jax.checkpoint_policies.save_only_these_names("fnnet.pairwise_distance.d")
     assert stored(jax.checkpoint(pairwise_distance, policy=policy), p, q) == size
+
+
+KERNELS = pytest.mark.parametrize("kernel", ["gaussian", "laplacian", "rq"])
+
+
+@KERNELS
+def test_a_kernel_at_distance_0(kernel, key):
+    """At its greatest, where its slope is 0: finite to second order, in both modes."""
+    p = jax.random.normal(key, (4, 3)).at[2].set(0.5).at[3].set(0.5)
+
+    def sums(p):
+        return kernel_sum(p, kernel=kernel, block=3)
+
+    one, dp = jax.value_and_grad(lambda p: kernel_sum(p, kernel=kernel).sum())(p[2:])
+    assert one == 4
+    assert (dp == 0).all()
+    hessian = jax.hessian(loss_of(sums))(p)
+    assert jnp.isfinite(hessian).all()
+    assert_close(hessian, jax.hessian(loss_of(plain(sums)))(p))
+    both = jax.grad(loss_of(lambda p: kernel_sum(p, p, kernel=kernel)))
+    assert_close(jax.grad(loss_of(sums))(p), both(p))
+
+
+@KERNELS
+def test_blocks_of_any_size_give_the_same(kernel, key):
+    kp, kq, kw = jax.random.split(key, 3)
+    args = [jax.random.normal(k, s) for k, s in ((kp, (7, 3)), (kq, (5, 3)), (kw, (5,)))]
+
+    def both(block, scale):
+        def f(*args):
+            *points, scale = args
+            return kernel_sum(*points, kernel=kernel, scale=scale, block=block)
+
+        return jax.value_and_grad(loss_of(f), (0, 1, 2, 3))(*args, jnp.asarray(scale))
+
+    for block in (1, 2, 5, 6, 7, 100):
+        assert_close(both(block, 1.5), both(None, 1.5))
+
+
+def test_no_matrix_of_pairs_is_held(key):
+    """Twice the points, less than twice the scratch memory: it grows with n, not with n m."""
+
+    def needed(n):
+        points = jax.ShapeDtypeStruct((n, 4), "float32")
+        weights = jax.ShapeDtypeStruct((n,), "float32")
+        loss = loss_of(lambda *args: kernel_sum(*args, block=64))
+        return temp(jax.value_and_grad(loss, (0, 1, 2)), points, points, weights)
+
+    assert needed(8192) - needed(4096) <= 4096 * 4 * 4 * 8
+    assert needed(8192) < 8192 * 8192 * 4 / 64
+    args = [jax.random.normal(key, s, "float32") for s in ((32, 3), (16, 3), (16,))]
+    assert stored(kernel_sum, *args) == 0

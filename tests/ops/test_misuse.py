@@ -38,6 +38,7 @@ CALLS = {
     "rms_norm": {"x": F((2, 3)), "scale": F(3)},
     "norm": {"x": F((2, 3))},
     "pairwise_distance": {"p": F((2, 3)), "q": F((4, 3))},
+    "kernel_sum": {"p": F((2, 3)), "q": F((4, 3)), "weights": F(4)},
     "gelu": {"x": F((2, 3))},
     "silu": {"x": F((2, 3))},
     "glu_mlp": {"x": F((2, 3)), "w_gate": F((3, 4)), "w_up": F((3, 4)), "w_down": F((4, 2))},
@@ -49,6 +50,7 @@ CALLS = {
         "v": F((1, 3, 1, 2)),
         "mask": np.ones((1, 1, 2, 3), bool),
     },
+    "rope": {"x": F((1, 2, 1, 4)), "positions": jnp.arange(2)},
     "conv2d": {"x": F((1, 4, 4, 2)), "w": F((2, 2, 2, 2)), "b": F(2)},
     "max_pool": {"x": F((1, 4, 4, 2)), "size": 2},
     "avg_pool": {"x": F((1, 4, 4, 2)), "size": 2},
@@ -134,6 +136,8 @@ TRACED = {
     ("layer_norm", "eps"),
     ("rms_norm", "eps"),
     ("attention", "scale"),
+    ("kernel_sum", "scale"),
+    ("rope", "base"),
 }
 
 
@@ -176,6 +180,8 @@ def _without(call):
         ("norm", {"axis": [0, 1], "ord": np.float32(1), "keepdims": np.bool_(True)}),
         ("pairwise_distance", {"ord": np.int64(1)}),
         ("pairwise_distance", {"ord": np.str_("sq")}),
+        ("kernel_sum", {"kernel": np.str_("rq"), "scale": np.float32(0.5), "block": np.int32(2)}),
+        ("rope", {"base": np.float32(500), "interleaved": np.bool_(True)}),
         ("fold", {"shape": list(np.array((1, 4, 4, 2))), "size": np.array(2)[()]}),
     ],
 )

@@ -1,4 +1,4 @@
-"""attention, rnn, gru: what is their own, beside the rows of the table."""
+"""attention, rnn, gru, rope: what is their own, beside the rows of the table."""
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +8,7 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import fnnet
-from fnnet import attention, gru, rnn
+from fnnet import attention, gru, rnn, rope
 from tests.compare import assert_close, loss_of
 from tests.ops.test_memory import stored
 from tests.rows.sequences import _attention as plain_attention
@@ -210,3 +210,49 @@ def test_residuals_by_name():
     policy = jax.checkpoint_policies.save_only_these_names(*(f"fnnet.gru.{k}" for k in "hrznu"))
     saved = stored(jax.checkpoint(gru, policy=policy), *args)
     assert saved == stored(gru, *args) == 5 * 5 * 4 * 6 * 8
+
+
+@pytest.mark.parametrize("interleaved", [False, True])
+def test_rotated_products_depend_on_distances_alone(interleaved, key):
+    q, k = (jax.random.normal(x, (6, 2, 8)) for x in jax.random.split(key))
+    at = jnp.array([0, 3, 4, 9, 100, 101])
+
+    def products(shift):
+        turned = (rope(x, at + shift, interleaved=interleaved) for x in (q, k))
+        return jnp.einsum("thd,shd->hts", *turned)
+
+    assert_close(products(1000), products(0), 1e-10)
+    assert_close(rope(q, 0 * at, interleaved=interleaved), q)
+    assert jnp.abs(products(0) - jnp.einsum("thd,shd->hts", q, k)).max() > 0.1
+
+
+def test_the_two_pairings_of_rope_are_one_up_to_the_order_of_features(key):
+    x = jax.random.normal(key, (5, 2, 6))
+    order = jnp.array([0, 3, 1, 4, 2, 5])  # of halves, as neighbours
+    halves = rope(x, jnp.arange(5))
+    neighbours = rope(x[..., order], jnp.arange(5), interleaved=True)
+    assert_close(neighbours, halves[..., order])
+
+
+def test_rope_stores_nothing(key):
+    """Counted positions are made where they are needed; float ones, and x for them, are given."""
+    x = jax.random.normal(key, (4, 16, 2, 8), "float32")
+    at = jnp.linspace(0, 1, 16, dtype="float32")
+    assert stored(lambda x: rope(x, jnp.arange(16)), x) <= 16 * 8  # the positions
+    assert stored(rope, x, at) == 0
+    assert stored(lambda x: rope(x, at), x) == 0
+
+
+def test_positions_may_be_traced(key):
+    """One step of decoding: where it is, is known when the program runs."""
+    x = jax.random.normal(key, (3, 1, 2, 8))
+    step = jax.jit(lambda x, at: jax.value_and_grad(lambda x: jnp.sin(rope(x, at)).sum())(x))
+    for at in (0, 7):
+        whole = jnp.broadcast_to(x, (3, 9, 2, 8))
+        assert_close(step(x, jnp.array([at]))[0], jnp.sin(rope(whole, jnp.arange(9))[:, at]).sum())
+
+
+def test_a_traced_base_is_a_number(key):
+    x = jax.random.normal(key, (5, 2, 8))
+    got = jax.jit(lambda b: rope(x, jnp.arange(5), base=b))(500.0)
+    assert_close(got, rope(x, jnp.arange(5), base=500.0))

@@ -175,6 +175,18 @@ def pairwise_distance(p: Any, q: Any = None, *, ord: Any = 2) -> Any:
     return jnp.where(squares == 0, 0.0, jnp.sqrt(jnp.where(squares == 0, 1.0, squares)))
 
 
+def kernel_sum(
+    p: Any, q: Any = None, w: Any = None, *, kernel: str = "gaussian", scale: Any = 1.0
+) -> Any:
+    r = pairwise_distance(p, q) / scale
+    f = {
+        "gaussian": jnp.exp(-(r**2) / 2),
+        "laplacian": jnp.exp(-r),
+        "rq": 1 / (1 + r**2 / 2),
+    }[kernel]
+    return jnp.sum(f if w is None else f * along_rows(w[..., None, :], f), axis=-1)
+
+
 def glu_mlp(x: Any, w_gate: Any, w_up: Any, w_down: Any, *, activation: str = "silu") -> Any:
     act = {
         "silu": jax.nn.silu,
@@ -225,6 +237,19 @@ def attention(
     return jnp.einsum("...hts,...shd->...thd", jnp.where(some, p, 0.0), v)
 
 
+def rope(x: Any, positions: Any, *, base: float = 10000.0, interleaved: bool = False) -> Any:
+    """By complex numbers."""
+    half = x.shape[-1] // 2
+    at = jnp.broadcast_to(positions, x.shape[:-2]).astype(float)
+    angles = jnp.einsum("...t,i->...ti", at, base ** (-jnp.arange(half) / half))[..., None, :]
+    if interleaved:
+        pairs = x.reshape(*x.shape[:-1], half, 2)
+    else:
+        pairs = jnp.moveaxis(x.reshape(*x.shape[:-1], 2, half), -2, -1)
+    z = lax.complex(pairs[..., 0], pairs[..., 1]) * lax.complex(jnp.cos(angles), jnp.sin(angles))
+    return jnp.stack([z.real, z.imag], -1 if interleaved else -2).reshape(x.shape)
+
+
 FORMULAS: dict[str, Any] = {
     "matmul": jnp.matmul,
     "lin": lin,
@@ -243,12 +268,14 @@ FORMULAS: dict[str, Any] = {
     "rms_norm": rms_norm,
     "norm": norm,
     "pairwise_distance": pairwise_distance,
+    "kernel_sum": kernel_sum,
     "gelu": lambda x, *, approximate=False: jax.nn.gelu(x, approximate=approximate),
     "silu": jax.nn.silu,
     "glu_mlp": glu_mlp,
     "rnn": rnn,
     "gru": gru,
     "attention": attention,
+    "rope": rope,
 }
 
 
@@ -361,6 +388,16 @@ ROWS: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = [
         for ord in (1, 2, "sq")
         for p, q in ((A(4, 3), A(5, 3)), (A(2, 4, 3), A(2, 1, 3)), (A(4, 2), None))
     ),
+    *(
+        ("kernel_sum", arguments, {"kernel": kernel, "scale": scale})
+        for kernel in ("gaussian", "laplacian", "rq")
+        for arguments, scale in (
+            ((A(4, 3), A(5, 3), A(5)), 1.7),
+            ((A(2, 4, 3), A(2, 1, 3), A(2, 1)), 1.0),
+            ((A(4, 2), None, A(4)), 2.0),
+            ((A(4, 2), A(3, 2), None), A()),
+        )
+    ),
     ("gelu", (A(50),), {}),
     ("gelu", (A(2, 3, 4),), {"approximate": True}),
     ("silu", (A(50),), {}),
@@ -379,6 +416,10 @@ ROWS: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = [
     ("attention", (A(1, 5, 1, 2), A(1, 3, 1, 2), A(1, 3, 1, 2)), {"causal": True}),
     ("attention", (A(3, 2, 2), A(4, 1, 2), A(4, 1, 3)), {"mask": MASK}),
     ("attention", (A(2, 3, 3, 2, 2), A(2, 3, 4, 2, 2), A(2, 3, 4, 2, 1)), {"scale": A()}),
+    ("rope", (A(5, 2, 6), np.arange(5)), {}),
+    ("rope", (A(2, 3, 2, 8), np.array([[0, 7, 2], [1, 9, 9]])), {"base": 50.0}),
+    ("rope", (A(2, 3, 2, 4), A(2, 1)), {"interleaved": True}),
+    ("rope", (A(2, 3, 1, 4), A(3)), {"base": 3.0}),
 ]
 
 

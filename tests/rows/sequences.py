@@ -1,4 +1,4 @@
-"""Rows of the table: rnn, gru, attention."""
+"""Rows of the table: rnn, gru, attention, rope."""
 
 from __future__ import annotations
 
@@ -89,6 +89,25 @@ def _learned(f: Callable[..., Any]) -> Callable[..., Any]:
 def _twin_of_one(x: Any, h0: Any, wx: Any, wh: Any, b: Any, g: Any) -> Any:
     dx, dh0, *rest = twin.rnn_vjp(x[:, None], h0[None], wx, wh, b, g[:, None])
     return dx[:, 0], dh0[0], *rest
+
+
+def _rope(x: Any, positions: Any, *, base: Any = 10000.0, interleaved: bool = False) -> Any:
+    half, dtype = x.shape[-1] // 2, x.dtype
+    at = jnp.broadcast_to(positions, x.shape[:-2]).astype(dtype)
+    frequencies = jnp.asarray(base ** (-np.arange(half) / half), dtype)
+    angles = jnp.einsum("...t,i->...ti", at, frequencies)[..., None, :]
+    if interleaved:
+        a, b = x[..., ::2], x[..., 1::2]
+    else:
+        a, b = x[..., :half], x[..., half:]
+    cos, sin = (jnp.broadcast_to(f(angles), a.shape) for f in (jnp.cos, jnp.sin))
+    y = jnp.stack([a * cos - b * sin, b * cos + a * sin], -1 if interleaved else -2)
+    return y.reshape(x.shape)
+
+
+def _counted(f: Callable[..., Any]) -> Callable[..., Any]:
+    """`f` at the positions 0, 1, 2 ..."""
+    return lambda x, **options: f(x, np.arange(x.shape[-3]), **options)
 
 
 _SEQUENCE = P(None, "d")
@@ -234,6 +253,32 @@ ROWS = [
         rounded=2,
         options={"causal": True, "block": 2},
         twin=lambda q, k, v, scale, g: twin.attention_vjp(q, k, v, g, causal=True, scale=scale),
+        variant=True,
+    ),
+    Call(
+        "rope",
+        fnnet.rope,
+        _rope,
+        adapt=_counted,
+        shapes=[(8, 4, 2, 4)],
+        batch=[0],
+        layouts=[(P("d"),), (P("d", None, "m"),)],
+        big=[(4, 64, 4, 32)],
+        terms=4,
+        twin=lambda x, g: twin.rope_vjp(x, np.arange(4), g)[:1],
+    ),
+    Call(
+        "rope, interleaved, at positions with a derivative",
+        fnnet.rope,
+        _rope,
+        shapes=[(8, 4, 2, 4), (4,)],
+        batch=[0, None],
+        big=[(4, 64, 4, 32), (64,)],
+        terms=64,
+        rounded=2,
+        options={"interleaved": True, "base": 50.0},
+        twin=lambda x, s, g: twin.rope_vjp(x, s, g, interleaved=True, base=50.0),
+        excuses={"test_huge_and_tiny": "of angles of 10^100 no digit is left"},
         variant=True,
     ),
 ]

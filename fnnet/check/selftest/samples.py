@@ -68,6 +68,11 @@ SAMPLES: dict[str, list[tuple[Any, ...]]] = {
         (F(8, 6), F(6, 4), F(6, 4), F(4, 6), {"activation": "gelu"}),
     ],
     "gru": [_GATES],
+    "kernel_sum": [
+        (F(8, 6), F(5, 6), F(5)),
+        (F(8, 6), F(5, 6), F(5), {"kernel": "laplacian", "scale": 2.0, "block": 4}),
+        (F(8, 6), None, F(8), {"kernel": "rq"}),
+    ],
     "layer_norm": [(F(8, 6), F(6), F(6)), (F(8, 2, 6),)],
     "lin": [(F(8, 6), F(6, 4), F(4)), (F(8, 2, 6), F(6, 4))],
     "linear_cross_entropy": [
@@ -88,6 +93,11 @@ SAMPLES: dict[str, list[tuple[Any, ...]]] = {
     "relu": [(F(8, 6),)],
     "rms_norm": [(F(8, 6), F(6)), (F(8, 2, 6),)],
     "rnn": [(F(5, 8, 3), F(8, 6), F(3, 6), F(6, 6), F(6))],
+    "rope": [
+        (F(8, 5, 2, 4), Labels(100, (5,))),
+        (F(8, 5, 2, 4), Labels(100, (8, 5)), {"interleaved": True, "base": 50.0}),
+        (F(8, 5, 2, 4), F(5)),
+    ],
     "silu": [(F(8, 6),)],
     "softmax": [(F(8, 6),), (F(8, 6), {"axis": 0})],
     "unfold": [(_IMAGE, 3), (_IMAGE, (2, 3), {"stride": 2, "padding": "SAME", "dilation": (1, 2)})],

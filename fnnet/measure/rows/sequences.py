@@ -1,4 +1,4 @@
-"""What is benchmarked: recurrent layers and attention."""
+"""What is benchmarked: recurrent layers, attention and rotary embedding."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from fnnet import ops
-from fnnet.measure.row import Function, Row
+from fnnet.measure.row import Function, Row, shapes_in_words
 
 
 def _recurrent(gates: int) -> Callable[[jax.Array, Sequence[int]], list[Any]]:
@@ -97,6 +98,21 @@ def _attention(name: str, causal: bool) -> Row:
     )
 
 
+def _at_positions(key: jax.Array, shape: Sequence[int]) -> list[Any]:
+    return [jax.random.normal(key, tuple(shape), jnp.float32), jnp.arange(shape[-3])]
+
+
+def _in_halves(x: jax.Array, positions: jax.Array) -> jax.Array:
+    """As models have it: cosines and sines of both halves, and the halves changed."""
+    half = x.shape[-1] // 2
+    frequencies = jnp.asarray(10000.0 ** (-np.arange(half) / half), x.dtype)
+    angles = positions.astype(x.dtype)[:, None] * frequencies[None, :]
+    angles = jnp.concatenate([angles, angles], -1)[:, None, :]
+    a, b = jnp.split(x, 2, -1)
+    cos, sin = (jnp.broadcast_to(f(angles), x.shape) for f in (jnp.cos, jnp.sin))
+    return x * cos + jnp.concatenate([-b, a], -1) * sin
+
+
 ROWS = (
     Row(
         "rnn",
@@ -114,4 +130,13 @@ ROWS = (
     ),
     _attention("attention", causal=False),
     _attention("attention, causal", causal=True),
+    Row(
+        "rope",
+        ops.rope,
+        sizes=[(4, 256, 4, 64), (4, 1024, 8, 64)],
+        draw=_at_positions,
+        words=lambda size: shapes_in_words([size]),
+        argnums=[0],
+        peers={"in halves": lambda: _in_halves},
+    ),
 )

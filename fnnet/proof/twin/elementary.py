@@ -30,6 +30,8 @@ NUMPY: Table = {
     "log": np.log,
     "sqrt": np.sqrt,
     "tanh": np.tanh,
+    "cos": np.cos,
+    "sin": np.sin,
     "erfc": np.vectorize(math.erfc, otypes=[float]),
     "greater": np.greater,
     "maximum": np.maximum,
@@ -66,6 +68,16 @@ def sqrt(x: Any) -> Any:
 def tanh(x: Any) -> Any:
     """Hyperbolic tangent, elementwise; its slope is 1 - tanh^2."""
     return _table.get()["tanh"](x)
+
+
+def cos(x: Any) -> Any:
+    """Cosine, elementwise; its slope is -sin."""
+    return _table.get()["cos"](x)
+
+
+def sin(x: Any) -> Any:
+    """Sine, elementwise; its slope is cos."""
+    return _table.get()["sin"](x)
 
 
 def erfc(x: Any) -> Any:

@@ -1,11 +1,11 @@
-"""Sequences: rnn, gru, attention."""
+"""Sequences: rnn, gru, attention, rope."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from .dense import lin, lin_vjp
-from .elementary import Array, Scalar, sqrt, tanh
+from .elementary import Array, Scalar, cos, sin, sqrt, sum_to, tanh
 from .losses import softmax, softmax_vjp
 from .tangents import lin_jvp
 
@@ -334,3 +334,53 @@ def _allowed(q: Array, k: Array, causal: bool, mask: Array | None) -> Array:
     s = k.shape[-3]
     seen = np.broadcast_to(np.True_ if mask is None else mask, (*n, heads, t, s))
     return seen & (np.arange(s) <= np.arange(t)[:, None]) if causal else seen
+
+
+def rope(x: Array, positions: Array, *, base: Scalar = 10000.0, interleaved: bool = False) -> Array:
+    """Rotary position embedding: pairs of features (a_i, b_i), turned by positions base^(-2i/d).
+
+    Shapes: x (..., t, heads, d), positions broadcasting to (..., t) -> x's (Su et al. 2021,
+    arXiv:2104.09864). A pair is (x_i, x_(i + d/2)), or of neighbours if `interleaved`.
+
+    >>> rope(np.array([[[1.0, 0.0]], [[1.0, 0.0]]]), np.arange(2)).round(4)[:, 0]
+    array([[1.    , 0.    ],
+           [0.5403, 0.8415]])
+    """
+    a, b = _pairs(x, interleaved)
+    angle = _angles(positions, x, base)
+    return _whole(a * cos(angle) - b * sin(angle), b * cos(angle) + a * sin(angle), interleaved)
+
+
+def rope_vjp(
+    x: Array, positions: Array, g: Array, *, base: Scalar = 10000.0, interleaved: bool = False
+) -> tuple[Array, Array | None]:
+    """Cotangents (dx, dpositions); None for positions that are integers.
+
+    A rotation's transpose is the rotation back: dx is g turned by the negative angles. The result
+    changes with the angle by (-y_b, y_a); an angle is a position times its frequency.
+    """
+    dx = rope(g, -positions, base=base, interleaved=interleaved)
+    if positions.dtype.kind in "iu":
+        return dx, None
+    y = rope(x, positions, base=base, interleaved=interleaved)
+    (ya, yb), (ga, gb) = _pairs(y, interleaved), _pairs(g, interleaved)
+    turned = (gb * ya - ga * yb) * _angles(np.ones_like(positions), x, base)
+    return dx, sum_to(np.asarray(turned.sum(axis=(-2, -1))), positions.shape)
+
+
+def _angles(positions: Array, like: Array, base: Scalar) -> Array:
+    """The angle of every pair, of a shape that broadcasts to (..., t, heads, d/2)."""
+    d = like.shape[-1]
+    frequencies = np.array([base ** (-2 * i / d) for i in range(d // 2)])
+    return np.asarray(positions[..., None, None] * frequencies)
+
+
+def _pairs(x: Array, interleaved: bool) -> tuple[Array, Array]:
+    half = x.shape[-1] // 2
+    return (x[..., ::2], x[..., 1::2]) if interleaved else (x[..., :half], x[..., half:])
+
+
+def _whole(a: Array, b: Array, interleaved: bool) -> Array:
+    if not interleaved:
+        return np.concatenate([a, b], axis=-1)
+    return np.stack([a, b], axis=-1).reshape(*a.shape[:-1], 2 * a.shape[-1])

@@ -28,11 +28,13 @@ from fnnet import memory as memory
 from fnnet import ops as ops
 from fnnet.ops import attention as attention
 from fnnet.ops import avg_pool as avg_pool
+from fnnet.ops import batch_norm as batch_norm
 from fnnet.ops import conv2d as conv2d
 from fnnet.ops import cross_entropy as cross_entropy
 from fnnet.ops import fold as fold
 from fnnet.ops import gelu as gelu
 from fnnet.ops import glu_mlp as glu_mlp
+from fnnet.ops import group_norm as group_norm
 from fnnet.ops import gru as gru
 from fnnet.ops import kernel_sum as kernel_sum
 from fnnet.ops import layer_norm as layer_norm
@@ -66,6 +68,7 @@ __all__ = [
     "attention",
     "avg_pool",
     "backprop",
+    "batch_norm",
     "both_modes",
     "check",
     "conv2d",
@@ -74,6 +77,7 @@ __all__ = [
     "fold",
     "gelu",
     "glu_mlp",
+    "group_norm",
     "gru",
     "init",
     "kernel_sum",

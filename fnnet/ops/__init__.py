@@ -13,6 +13,12 @@ from fnnet.ops._activations import silu_fwd as silu_fwd
 from fnnet.ops._attention import attention as attention
 from fnnet.ops._attention import attention_bwd as attention_bwd
 from fnnet.ops._attention import attention_fwd as attention_fwd
+from fnnet.ops._batch_norm import batch_norm as batch_norm
+from fnnet.ops._batch_norm import batch_norm_bwd as batch_norm_bwd
+from fnnet.ops._batch_norm import batch_norm_fwd as batch_norm_fwd
+from fnnet.ops._batch_norm import group_norm as group_norm
+from fnnet.ops._batch_norm import group_norm_bwd as group_norm_bwd
+from fnnet.ops._batch_norm import group_norm_fwd as group_norm_fwd
 from fnnet.ops._conv import conv2d as conv2d
 from fnnet.ops._conv import conv2d_bwd as conv2d_bwd
 from fnnet.ops._conv import conv2d_fwd as conv2d_fwd
@@ -87,6 +93,9 @@ __all__ = [
     "avg_pool",
     "avg_pool_bwd",
     "avg_pool_fwd",
+    "batch_norm",
+    "batch_norm_bwd",
+    "batch_norm_fwd",
     "conv2d",
     "conv2d_bwd",
     "conv2d_fwd",
@@ -102,6 +111,9 @@ __all__ = [
     "glu_mlp",
     "glu_mlp_bwd",
     "glu_mlp_fwd",
+    "group_norm",
+    "group_norm_bwd",
+    "group_norm_fwd",
     "gru",
     "gru_bwd",
     "gru_fwd",

@@ -224,6 +224,35 @@ def _rms_norm() -> list[Instance]:
     ]
 
 
+def _batch_norm() -> list[Instance]:
+    def case(*x: int, c: int | None = None, axis: int = -1) -> Instance:
+        parameter = c and Sym(c)
+        options = {"eps": Sym(), "axis": axis}
+        return _case(x=Sym(*x), scale=parameter, shift=parameter, options=options)
+
+    return [
+        case(2, 1, c=1),
+        case(3, 1),
+        case(2, 2, c=2),
+        case(2, 2, 1, c=2, axis=1),
+        case(1, 2, 2, c=1, axis=0),
+    ]
+
+
+def _group_norm() -> list[Instance]:
+    def case(*x: int, groups: int, c: int | None = None) -> Instance:
+        parameter = c and Sym(c)
+        options = {"eps": Sym()}
+        return _case(x=Sym(*x), groups=groups, scale=parameter, shift=parameter, options=options)
+
+    return [
+        case(1, 4, groups=2, c=4),
+        case(2, 2, groups=1, c=2),
+        case(1, 2, 2, groups=2, c=2),
+        case(1, 3, 1, groups=1),
+    ]
+
+
 def _norm() -> list[Instance]:
     def case(*x: int, signs: str = "", **options: Any) -> Instance:
         return _case(signs, x=Sym(*x), options=options)
@@ -368,6 +397,8 @@ CASES = {
     "avg_pool": _avg_pool,
     "layer_norm": _layer_norm,
     "rms_norm": _rms_norm,
+    "batch_norm": _batch_norm,
+    "group_norm": _group_norm,
     "norm": _norm,
     "pairwise_distance": _pairwise_distance,
     "kernel_sum": _kernel_sum,

@@ -14,7 +14,7 @@ Read it in this order:
     twin/dense.py         matmul lin relu mse
     twin/losses.py        softmax log_softmax cross_entropy linear_cross_entropy
     twin/images.py        unfold fold conv2d max_pool avg_pool
-    twin/norms.py         layer_norm rms_norm norm
+    twin/norms.py         layer_norm rms_norm batch_norm group_norm norm
     twin/geometry.py      pairwise_distance kernel_sum
     twin/activations.py   gelu silu glu_mlp
     twin/tangents.py      the tangents of what is linear
@@ -88,6 +88,10 @@ if TYPE_CHECKING or __package__:
         softmax_vjp,
     )
     from fnnet.proof.twin.norms import (
+        batch_norm,
+        batch_norm_vjp,
+        group_norm,
+        group_norm_vjp,
         layer_norm,
         layer_norm_vjp,
         norm,
@@ -126,7 +130,7 @@ OPS: tuple[str, ...] = (
     *("matmul", "lin", "relu", "mse"),
     *("softmax", "log_softmax", "cross_entropy", "linear_cross_entropy"),
     *("unfold", "fold", "conv2d", "max_pool", "avg_pool"),
-    *("layer_norm", "rms_norm", "norm"),
+    *("layer_norm", "rms_norm", "batch_norm", "group_norm", "norm"),
     *("pairwise_distance", "kernel_sum"),
     *("gelu", "silu", "glu_mlp"),
     *("rnn", "gru", "attention", "rope"),
@@ -141,6 +145,8 @@ __all__ = [
     "avg_pool",
     "avg_pool_jvp",
     "avg_pool_vjp",
+    "batch_norm",
+    "batch_norm_vjp",
     "conv2d",
     "conv2d_jvp",
     "conv2d_vjp",
@@ -153,6 +159,8 @@ __all__ = [
     "gelu_vjp",
     "glu_mlp",
     "glu_mlp_vjp",
+    "group_norm",
+    "group_norm_vjp",
     "gru",
     "gru_jvp",
     "gru_vjp",

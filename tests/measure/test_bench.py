@@ -34,6 +34,7 @@ SMALL = {
     "linear_cross_entropy, recomputed": (4, 3, 5),
     "rnn": (3, 2, 4, 3),
     "gru": (3, 2, 4, 3),
+    "group_norm, 8 groups": [(2, 3, 16), (16,), (16,)],
     "rope": (2, 3, 2, 4),
     "attention": (16, 2, 3),
     "attention, causal": (16, 2, 3),

@@ -8,9 +8,11 @@ import pytest
 import fnnet
 from fnnet import (
     attention,
+    batch_norm,
     cross_entropy,
     gelu,
     glu_mlp,
+    group_norm,
     gru,
     kernel_sum,
     layer_norm,
@@ -344,6 +346,31 @@ WRONG = {
         lambda: rope(F((2, 5, 1, 4)), np.zeros(5, bool)),
         TypeError,
         r"rope: positions must be an array of real numbers; got bool\[5\]",
+    ),
+    "batch_norm: parameters": (
+        lambda: batch_norm(F((2, 3, 4)), F(4), axis=1),
+        ValueError,
+        r"batch_norm: scale must have shape \(c,\) = \(3,\).*got shape \(4,\)",
+    ),
+    "batch_norm: axis": (
+        lambda: batch_norm(F((2, 3)), axis=2),
+        ValueError,
+        r"batch_norm: axis must be from -2 to 1",
+    ),
+    "group_norm: groups": (
+        lambda: group_norm(F((2, 6)), 4),
+        ValueError,
+        r"group_norm: groups must divide the number of channels, 6 .*got 4",
+    ),
+    "group_norm: one sample": (
+        lambda: group_norm(F(6), 2),
+        ValueError,
+        r"group_norm: x must have shape \(n, \.\.\., c\).*One sample is x\[None\]",
+    ),
+    "group_norm: parameters": (
+        lambda: group_norm(F((2, 6)), 2, None, F(3)),
+        ValueError,
+        r"group_norm: shift must have shape \(c,\) = \(6,\).*got shape \(3,\)",
     ),
     "rms_norm: scalar": (lambda: rms_norm(1.0), ValueError, r"rms_norm: x must have at least one"),
 }

@@ -1,4 +1,4 @@
-"""layer_norm, rms_norm: digits and range, beside the rows of the table."""
+"""layer_norm, rms_norm, batch_norm, group_norm: digits and range, beside the rows of the table."""
 
 import jax
 import jax.numpy as jnp
@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 import fnnet
-from fnnet import layer_norm, plain, rms_norm
+from fnnet import batch_norm, group_norm, layer_norm, plain, rms_norm
 from fnnet.proof import reference as twin
+from tests.compare import assert_close
 from tests.ops.test_memory import stored
 
 BOTH = pytest.mark.parametrize("op", [layer_norm, rms_norm])
@@ -171,3 +172,36 @@ def test_residuals_by_name(key):
         f = jax.checkpoint(lambda x, op=op: jnp.sin(op(x)), policy=policy)
         assert stored(f, x) == len(names) * 8 * 4
         assert fnnet.memory.residuals(op, x).stored == len(names) * 8 * 4
+
+
+@pytest.mark.parametrize(
+    "op", [batch_norm, lambda x: group_norm(x.reshape(4, 64, 4), 2).reshape(x.shape)]
+)
+def test_a_batch_far_from_0_keeps_its_digits(op, key):
+    """The mean square less the squared mean would lose all but two of them."""
+    x = 300 + jax.random.normal(key, (256, 4), "float32")
+    g = jnp.cos(jnp.arange(1024.0)).reshape(256, 4)
+
+    def passes(x):
+        y, pull = jax.vjp(op, x)
+        return y.astype("float64"), pull(g.astype(x.dtype))[0].astype("float64")
+
+    assert_close(passes(x), passes(x.astype("float64")), 3e-4)
+
+
+def test_batch_and_group_norm_store_two_numbers_a_set(key):
+    x = jax.random.normal(key, (8, 5, 6), "float32")
+    scale = shift = jnp.ones(6, "float32")
+    assert stored(batch_norm, x, scale, shift) == 2 * 6 * 4
+    by_group = lambda x, scale, shift: group_norm(x, 3, scale, shift)  # noqa: E731
+    assert stored(by_group, x, scale, shift) == 2 * 8 * 3 * 4
+    for op, name, sets in ((batch_norm, "batch_norm", 6), (by_group, "group_norm", 24)):
+        policy = jax.checkpoint_policies.save_only_these_names(f"fnnet.{name}.m", f"fnnet.{name}.r")
+        assert stored(jax.checkpoint(op, policy=policy), x, scale, shift) == 2 * sets * 4
+
+
+def test_group_norm_between_layer_norm_and_instance_norm(key):
+    x = jax.random.normal(key, (3, 4, 6))
+    assert_close(group_norm(x, 1), layer_norm(x.reshape(3, 24)).reshape(x.shape))
+    assert_close(group_norm(x, 6), jnp.stack([batch_norm(sample) for sample in x]))
+    assert_close(batch_norm(x, axis=1), jnp.moveaxis(batch_norm(jnp.moveaxis(x, 1, -1)), -1, 1))

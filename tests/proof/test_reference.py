@@ -159,6 +159,26 @@ def rms_norm(x: Any, scale: Any = None, *, eps: float = 1e-6) -> Any:
     return y if scale is None else y * along_rows(scale, y)
 
 
+def batch_norm(
+    x: Any, scale: Any = None, shift: Any = None, *, axis: int = -1, eps: float = 1e-5
+) -> Any:
+    others = tuple(i for i in range(x.ndim) if i != axis % x.ndim)
+    c = x - jnp.mean(x, axis=others, keepdims=True)
+    y = jnp.moveaxis(c / jnp.sqrt(jnp.var(x, axis=others, keepdims=True) + eps), axis, -1)
+    y = y if scale is None else y * along_rows(scale, y)
+    return jnp.moveaxis(y if shift is None else y + along_rows(shift, y), -1, axis)
+
+
+def group_norm(
+    x: Any, groups: int, scale: Any = None, shift: Any = None, *, eps: float = 1e-5
+) -> Any:
+    z = x.reshape(x.shape[0], -1, groups, x.shape[-1] // groups)
+    c = z - jnp.mean(z, axis=(1, 3), keepdims=True)
+    y = (c / jnp.sqrt(jnp.var(z, axis=(1, 3), keepdims=True) + eps)).reshape(x.shape)
+    y = y if scale is None else y * along_rows(scale, y)
+    return y if shift is None else y + along_rows(shift, y)
+
+
 def norm(x: Any, ord: Any = 2, axis: Any = None, *, keepdims: bool = False) -> Any:
     if ord == np.inf:
         return jnp.max(jnp.abs(x), axis=axis, keepdims=keepdims)
@@ -266,6 +286,8 @@ FORMULAS: dict[str, Any] = {
     "avg_pool": avg_pool,
     "layer_norm": layer_norm,
     "rms_norm": rms_norm,
+    "batch_norm": batch_norm,
+    "group_norm": group_norm,
     "norm": norm,
     "pairwise_distance": pairwise_distance,
     "kernel_sum": kernel_sum,
@@ -378,6 +400,12 @@ ROWS: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = [
     ("layer_norm", (A(6), A(6), None), {}),
     ("rms_norm", (A(4, 6), A(6)), {}),
     ("rms_norm", (A(2, 3, 5), None), {"eps": 1e-2}),
+    ("batch_norm", (A(6, 4), A(4), A(4)), {}),
+    ("batch_norm", (A(2, 3, 5), A(3), None), {"axis": 1, "eps": 1e-2}),
+    ("batch_norm", (A(2, 3, 2, 4), None, A(4)), {}),
+    ("group_norm", (A(3, 6), 3, A(6), A(6)), {}),
+    ("group_norm", (A(2, 3, 2, 4), 2, A(4), None), {"eps": 1e-2}),
+    ("group_norm", (A(2, 5, 3), 1, None, A(3)), {}),
     *(
         ("norm", (A(2, 3, 4),), {"ord": ord, "axis": axis, "keepdims": keepdims})
         for ord in (1, 2, 3, 1.5, np.inf)

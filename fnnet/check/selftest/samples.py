@@ -56,6 +56,7 @@ SAMPLES: dict[str, list[tuple[Any, ...]]] = {
         (F(2, 6, 4, 4), F(2, 6, 2, 4), F(2, 6, 2, 3), {"causal": True}),
     ],
     "avg_pool": [(_IMAGE, 2), (_IMAGE, (3, 2), {"stride": 1, "padding": "SAME"})],
+    "batch_norm": [(F(8, 6), F(6), F(6)), (F(4, 3, 5), F(3), {"axis": 1})],
     "conv2d": [(_IMAGE, F(3, 3, 3, 4), F(4)), (_IMAGE, F(2, 3, 1, 6), {"stride": 2, "groups": 3})],
     "cross_entropy": [(F(8, 6), _LABELS), (F(8, 6), _LABELS, {**_SMOOTH, "reduction": "sum"})],
     "fold": [
@@ -67,6 +68,7 @@ SAMPLES: dict[str, list[tuple[Any, ...]]] = {
         (F(8, 6), F(6, 10), F(6, 10), F(10, 6)),
         (F(8, 6), F(6, 4), F(6, 4), F(4, 6), {"activation": "gelu"}),
     ],
+    "group_norm": [(F(8, 5, 6), 3, F(6), F(6)), (F(8, 2, 2, 4), 1)],
     "gru": [_GATES],
     "kernel_sum": [
         (F(8, 6), F(5, 6), F(5)),

@@ -1,4 +1,4 @@
-"""Normalisation and norms: layer_norm, rms_norm, norm."""
+"""Normalisation and norms: layer_norm, rms_norm, batch_norm, group_norm, norm."""
 
 from __future__ import annotations
 
@@ -81,6 +81,102 @@ def rms_norm_vjp(
 
 def _rms(x: Array, eps: Scalar) -> Any:
     return sqrt((x**2).mean(axis=-1, keepdims=True) + eps)
+
+
+def batch_norm(
+    x: Array,
+    scale: Array | None = None,
+    shift: Array | None = None,
+    *,
+    axis: int = -1,
+    eps: Scalar = 1e-5,
+) -> Array:
+    """Batch norm in training: layer norm of each channel, over all axes but `axis`.
+
+    Shapes: x (..., c, ...), scale and shift (c,) -> x's (Ioffe, Szegedy 2015, arXiv:1502.03167).
+
+    >>> batch_norm(np.array([[1.0, 10.0], [3.0, 30.0]]), eps=0.0)
+    array([[-1., -1.],
+           [ 1.,  1.]])
+    """
+    channels = np.moveaxis(x, axis, -1)
+    u = layer_norm(channels.reshape(-1, channels.shape[-1]).T, eps=eps).T
+    return np.moveaxis(_scaled(u, scale, shift).reshape(channels.shape), -1, axis)
+
+
+def batch_norm_vjp(
+    x: Array,
+    scale: Array | None,
+    shift: Array | None,
+    g: Array,
+    *,
+    axis: int = -1,
+    eps: Scalar = 1e-5,
+) -> tuple[Array, Array | None, Array | None]:
+    """Cotangents (dx, dscale, dshift); None where the argument is.
+
+    y = scale u + shift: dscale and dshift add g u and g over all of a channel; u has g scale, and
+    layer norm's rule makes dx of it, each channel taken for a sample.
+    """
+    channels, g = np.moveaxis(x, axis, -1), np.moveaxis(g, axis, -1)
+    rows, g = (v.reshape(-1, channels.shape[-1]) for v in (channels, g))
+    u = layer_norm(rows.T, eps=eps).T
+    dx = layer_norm_vjp(rows.T, None, None, (g if scale is None else g * scale).T, eps=eps)[0].T
+    dx = np.moveaxis(dx.reshape(channels.shape), -1, axis)
+    return dx, _over_rows(scale, g * u), _over_rows(shift, g)
+
+
+def group_norm(
+    x: Array,
+    groups: int,
+    scale: Array | None = None,
+    shift: Array | None = None,
+    *,
+    eps: Scalar = 1e-5,
+) -> Array:
+    """Group norm: layer norm of each group of channels in each sample, at all places together.
+
+    Shapes: x (n, ..., c), scale and shift (c,) -> x's (Wu, He 2018, arXiv:1803.08494).
+
+    >>> group_norm(np.array([[1.0, 3.0, 10.0, 30.0]]), 2, eps=0.0)
+    array([[-1.,  1., -1.,  1.]])
+    """
+    u = _ungrouped(layer_norm(_grouped(x, groups), eps=eps), x)
+    return _scaled(u, scale, shift)
+
+
+def group_norm_vjp(
+    x: Array,
+    groups: int,
+    scale: Array | None,
+    shift: Array | None,
+    g: Array,
+    *,
+    eps: Scalar = 1e-5,
+) -> tuple[Array, Array | None, Array | None]:
+    """Cotangents (dx, dscale, dshift); None where the argument is. As batch norm's, by groups."""
+    rows = _grouped(x, groups)
+    u = _ungrouped(layer_norm(rows, eps=eps), x)
+    h = _grouped(g if scale is None else g * scale, groups)
+    dx = _ungrouped(layer_norm_vjp(rows, None, None, h, eps=eps)[0], x)
+    return dx, _over_rows(scale, g * u), _over_rows(shift, g)
+
+
+def _scaled(u: Array, scale: Array | None, shift: Array | None) -> Array:
+    y = u if scale is None else u * scale
+    return y if shift is None else y + shift
+
+
+def _grouped(x: Array, groups: int) -> Array:
+    """x (n, ..., c) as (n, groups, numbers of a group)."""
+    n, c = x.shape[0], x.shape[-1]
+    return np.moveaxis(x.reshape(n, -1, groups, c // groups), 1, 2).reshape(n, groups, -1)
+
+
+def _ungrouped(rows: Array, like: Array) -> Array:
+    """The inverse of `_grouped`."""
+    n, groups, c = *rows.shape[:2], like.shape[-1]
+    return np.moveaxis(rows.reshape(n, groups, -1, c // groups), 1, 2).reshape(like.shape)
 
 
 def norm(

@@ -14,12 +14,13 @@ from functools import partial
 from typing import Any
 
 import jax
+import numpy as np
 from jax import lax
 from jax.sharding import NamedSharding
 
 from fnnet.ops._patches import patches, sum_patches
 from fnnet.ops._windows import Windows
-from fnnet.rules import Precision, accumulator, contract
+from fnnet.rules import Precision, accumulator, by_devices, contract, gathered
 
 _IMAGE = ("NHWC", "HWIO", "NHWC")
 _TO_X = ("NHWC", "HWOI", "NHWC")
@@ -36,9 +37,9 @@ class Direct:
 
     def to_y(self, x: jax.Array, w: jax.Array, out: NamedSharding | None) -> jax.Array:
         """x, w -> y."""
-        return lax.conv_general_dilated(
-            x,
-            w,
+        y = lax.conv_general_dilated(
+            self.windows.gathered(x),
+            _whole_pixels(w),
             self.windows.stride,
             self.windows.pads,
             rhs_dilation=self.windows.dilation,
@@ -48,10 +49,12 @@ class Direct:
             preferred_element_type=accumulator(x, w),
             out_sharding=out,
         )
+        return self.windows.gathered(y)
 
     def to_x(self, w: jax.Array, g: jax.Array) -> jax.Array:
         """w, g -> dx."""
-        windows, groups, whole = self.windows, self.groups, g
+        windows, groups, w = self.windows, self.groups, _whole_pixels(w)
+        g = whole = windows.gathered(g)
         g, pads = windows.turned_round(g)
         if not all(g.shape[1:3]):
             return lax.full_like(g, 0, shape=(g.shape[0], *windows.image, w.shape[2] * groups))
@@ -65,7 +68,7 @@ class Direct:
         if groups > 1:  # c and o are exchanged within each group
             w = w.reshape(kh, kw, c, groups, o // groups)
             w = w.swapaxes(2, 3).reshape(kh, kw, groups * c, o // groups)
-        return lax.conv_general_dilated(
+        dx = lax.conv_general_dilated(
             g,
             lax.rev(w, (0, 1)),
             (1, 1),
@@ -77,9 +80,16 @@ class Direct:
             precision=self.precision,
             preferred_element_type=accumulator(g),
         )
+        return windows.gathered(dx)
 
     def to_w(self, x: jax.Array, g: jax.Array) -> jax.Array:
         """x, g -> dw."""
+        x, g = self.windows.gathered(x), self.windows.gathered(g)
+        if self.groups == 1:
+            return _whole_pixels(self._to_w(x, g))
+        return by_devices(self._to_w, self._to_w_by_pixels, x, g)
+
+    def _to_w(self, x: jax.Array, g: jax.Array) -> jax.Array:
         windows = self.windows
         pads, stop = [], []
         for a in (0, 1):
@@ -106,6 +116,32 @@ class Direct:
             precision=self.precision,
             preferred_element_type=accumulator(g),
         )
+
+    def _to_w_by_pixels(self, x: jax.Array, g: jax.Array) -> jax.Array:
+        """Pixel by pixel, by matrix products of each group's channels.
+
+        Of images cut over one axis of a mesh XLA adds up the convolution's groups over the other
+        axes too (in JAX 0.10.2 and 0.12.0.1): dw would be as many times itself.
+        """
+        windows, (kh, kw), r = self.windows, self.windows.size, self.groups
+        x, c, o = windows.pad(x), x.shape[3] // r, g.shape[3] // r
+        g = g.reshape(*g.shape[:3], r, o)
+
+        def pixel(k: jax.Array) -> jax.Array:
+            rows = windows.cut(x, 0, k // np.int32(kw), 1)
+            plane = windows.cut(rows, 1, k % np.int32(kw), 2)
+            plane = plane.reshape(*plane.shape[:3], r, c)
+            return contract(
+                "nijrc,nijro->cro", plane, g, dtype=accumulator(g), precision=self.precision
+            )
+
+        dw: jax.Array = lax.map(pixel, lax.iota(np.int32, kh * kw))
+        return dw.reshape(kh, kw, c, r * o)
+
+
+def _whole_pixels(w: jax.Array) -> jax.Array:
+    """A kernel of which no device holds a part of the pixels: of such XLA has wrong numbers."""
+    return gathered(w, {0: 1, 1: 1})
 
 
 @dataclasses.dataclass(frozen=True)

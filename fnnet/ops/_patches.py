@@ -31,14 +31,15 @@ def patches(x: jax.Array, windows: Windows, *, apart: bool = False) -> jax.Array
     shape = (n, *windows.count, k, c) if apart else (n, *windows.count, k * c)
     if windows.none:
         return lax.full_like(x, 0, shape=shape)
+    x = windows.gathered(x)
     if windows.tiled:
         t = windows.tiles(x).transpose(0, 1, 3, 2, 4, 5)
     elif k <= _FEW_TO_JOIN:
         planes = list(windows.planes(x))
-        return jnp.stack(planes, 3) if apart else jnp.concatenate(planes, -1)
+        return windows.gathered(jnp.stack(planes, 3) if apart else jnp.concatenate(planes, -1))
     else:
         t = _looked_up(windows.pad(x), windows)
-    return t.reshape(shape)
+    return windows.gathered(t.reshape(shape))
 
 
 def _looked_up(x: jax.Array, windows: Windows) -> jax.Array:
@@ -70,13 +71,14 @@ def patches_in_one_loop(x: jax.Array, windows: Windows) -> jax.Array:
     """
     if windows.tiled or windows.pixels > FEW or windows.none:
         return patches(x, windows)
+    x = windows.gathered(x)
     c, total = x.shape[3], None
     for k, offset in enumerate(windows.offsets()):
         channels = (k * c, (windows.pixels - 1 - k) * c)
         placed = windows.plane(x, offset, channels)
         total = placed if total is None else total + placed
     assert total is not None
-    return total
+    return windows.gathered(total)
 
 
 def sum_patches(p: jax.Array, windows: Windows) -> jax.Array:
@@ -88,8 +90,10 @@ def sum_patches(p: jax.Array, windows: Windows) -> jax.Array:
     (kh, kw), c = windows.size, p.shape[-1] if p.ndim == 5 else p.shape[3] // windows.pixels
     if windows.none:
         return lax.full_like(p, 0, shape=(n, *windows.image, c))
+    p = windows.gathered(p)
     if windows.tiled:
-        return windows.join_tiles(p.reshape(n, ho, wo, kh, kw, c).transpose(0, 1, 3, 2, 4, 5))
+        tiles = p.reshape(n, ho, wo, kh, kw, c).transpose(0, 1, 3, 2, 4, 5)
+        return windows.gathered(windows.join_tiles(tiles))
     wide = accumulator(p)
     if windows.pixels <= FEW:
 
@@ -100,7 +104,7 @@ def sum_patches(p: jax.Array, windows: Windows) -> jax.Array:
         image = windows.sum_planes(plane)
     else:
         image = _added_up(p.reshape(n, ho, wo, kh, kw, c), windows, wide)
-    return image.astype(p.dtype)
+    return windows.gathered(image.astype(p.dtype))
 
 
 def _added_up(p: jax.Array, windows: Windows, wide: np.dtype) -> jax.Array:

@@ -160,7 +160,7 @@ def _max_pool_forward(
     x: jax.Array, size: Pair, *, stride: Pair | None = None, padding: Padding = "VALID"
 ) -> jax.Array:
     windows = _windows("max_pool", x, size, stride, padding)
-    return _nothing(x, windows) if windows.none else greatest(x, windows)
+    return _nothing(x, windows) if windows.none else _greatest(x, windows)
 
 
 def max_pool_fwd(
@@ -171,14 +171,22 @@ def max_pool_fwd(
     if windows.none:
         y = _nothing(x, windows)
         return y, (y.astype(np.uint8), Static(windows))
-    return greatest(x, windows), (winner(x, windows), Static(windows))
+    number = windows.gathered(winner(windows.gathered(x), windows))
+    return _greatest(x, windows), (number, Static(windows))
 
 
 def max_pool_bwd(res: MaxPoolResiduals, g: jax.Array) -> tuple[jax.Array]:
     """residuals, CT y -> CT x."""
     number, static = res
     windows: Windows = static.value
-    return (_no_pixels(g, windows) if windows.none else to_winners(number, g, windows),)
+    if windows.none:
+        return (_no_pixels(g, windows),)
+    number, g = windows.gathered(number), windows.gathered(g)
+    return (windows.gathered(to_winners(number, g, windows)),)
+
+
+def _greatest(x: jax.Array, windows: Windows) -> jax.Array:
+    return windows.gathered(greatest(windows.gathered(x), windows))
 
 
 _max_pool = register(
@@ -202,8 +210,9 @@ def _avg_pool_forward(
     windows, wide = _windows("avg_pool", x, size, stride, padding), accumulator(x)
     if windows.none:
         return _nothing(x, windows)
+    x = windows.gathered(x)
     y: jax.Array = _sums(x.astype(wide), windows) * _share(windows, count_include_pad, wide)
-    return y.astype(x.dtype)
+    return windows.gathered(y.astype(x.dtype))
 
 
 def avg_pool_fwd(
@@ -226,17 +235,21 @@ def avg_pool_bwd(res: AvgPoolResiduals, g: jax.Array) -> tuple[jax.Array]:
     windows, count_include_pad = res.value
     if windows.none:
         return (_no_pixels(g, windows),)
+    return (windows.gathered(_to_pixels(windows.gathered(g), windows, count_include_pad)),)
+
+
+def _to_pixels(g: jax.Array, windows: Windows, count_include_pad: bool) -> jax.Array:
     each = g.astype(accumulator(g))
     each = each * _share(windows, count_include_pad, each.dtype)
     if windows.tiled and windows.pixels <= FEW and g.shape[3] == 1:
         # XLA for CPUs writes the join of tiles of one channel down before it is what it is to be
-        return (windows.sum_planes(lambda _: each).astype(g.dtype),)
+        return windows.sum_planes(lambda _: each).astype(g.dtype)
     if windows.tiled:
         each = each.astype(g.dtype)[:, :, None, :, None]
         n, ho, _, wo, _, c = each.shape
         kh, kw = windows.size
-        return (windows.join_tiles(jnp.broadcast_to(each, (n, ho, kh, wo, kw, c))),)
-    return (_spread(each, windows).astype(g.dtype),)
+        return windows.join_tiles(jnp.broadcast_to(each, (n, ho, kh, wo, kw, c)))
+    return _spread(each, windows).astype(g.dtype)
 
 
 _avg_pool = register(

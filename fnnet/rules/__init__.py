@@ -7,6 +7,8 @@ from fnnet.rules.cotangent import Precision as Precision
 from fnnet.rules.cotangent import accumulator as accumulator
 from fnnet.rules.cotangent import contract as contract
 from fnnet.rules.cotangent import sum_to as sum_to
+from fnnet.rules.devices import by_devices as by_devices
+from fnnet.rules.devices import gathered as gathered
 from fnnet.rules.mesh import OutSharding as OutSharding
 from fnnet.rules.mesh import forward_with_axes_automatic as forward_with_axes_automatic
 from fnnet.rules.mesh import result_sharding as result_sharding

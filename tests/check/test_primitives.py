@@ -10,6 +10,7 @@ import fnnet
 from fnnet.check.case import primitives
 from fnnet.check.case.interpret import Interpreted, TooLong, pays
 from fnnet.check.case.modes import NATIVE, WIDE, Program
+from fnnet.rules import gathered
 
 EDGES = np.array([-np.inf, -1e300, -2.5, -1.0, -1e-300, -0.0, 0.0, 1e-9, 0.5, 1.5, 2.5, 1e300])
 EDGES = np.concatenate([EDGES, [np.inf, np.nan]])
@@ -58,6 +59,7 @@ CASES = {
     "integer powers": (lambda x: [lax.integer_pow(x, n) for n in (0, 1, 2, 3, 7, -1, -4)], EDGES),
     "round": (lambda x: lax.round(x, lax.RoundingMethod.TO_NEAREST_EVEN), EDGES),
     "round away": (lambda x: lax.round(x, lax.RoundingMethod.AWAY_FROM_ZERO), EDGES),
+    "gathered": (lambda x: gathered(x, {0: 1}), X),
     "clamp": (lambda x: lax.clamp(-1.0, x, 2.0), EDGES),
     "to bool": (lambda x: x.astype(bool), EDGES),
     "to float": (lambda x: x.astype("float64"), I),

@@ -27,7 +27,8 @@ def known(op: str, size: int, stride: int, devices: int = 4, **options: Any) -> 
     }
 
 
-# each of these has ended a process once: a pad cropped before, and put zeros between
+# each of these has ended a process once, or been refused, or had wrong numbers: of shards with
+# hardly a window XLA cuts pads, slices and convolutions wrongly
 KNOWN = [
     known("max_pool", 3, 2),
     known("max_pool", 2, 3),
@@ -42,46 +43,101 @@ KNOWN = [
         "shape": (4, 8, 11, 2),
         "cut": [(1, 2), (0, 2)],
     },
+    {
+        "op": "avg_pool",
+        "size": (6, 3),
+        "options": {"stride": (2, 3), "padding": "VALID"},
+        "shape": (1, 12, 12, 2),
+        "cut": [(1, 4)],
+    },
+    {
+        "op": "conv2d by unfold",
+        "size": (2, 2),
+        "options": {"stride": (2, 3), "padding": "SAME"},
+        "shape": (2, 8, 2, 2),
+        "cut": [(2, 2), (0, 2)],
+    },
+    {
+        "op": "unfold",
+        "size": (6, 2),
+        "options": {"stride": (3, 2), "padding": 1, "dilation": (3, 2)},
+        "shape": (4, 16, 15, 2),
+        "cut": [(1, 4), (0, 2)],
+    },
+    {
+        "op": "conv2d",
+        "size": (4, 3),
+        "options": {"stride": (2, 1), "padding": "VALID", "dilation": (1, 3)},
+        "shape": (2, 6, 8, 2),
+        "cut": [(2, 2), (1, 2)],
+    },
+    {
+        "op": "conv2d",
+        "size": (6, 4),
+        "options": {"stride": (2, 2), "padding": 1, "dilation": (2, 2)},
+        "shape": (1, 16, 12, 2),
+        "cut": [(1, 2)],
+    },
+    {  # the gradient of the kernel, of images cut over one of two axes
+        "op": "conv2d",
+        "size": (2, 2),
+        "options": {"groups": 2},
+        "shape": (4, 5, 5, 2),
+        "cut": [(0, 2)],
+        "beside": 2,
+    },
 ]
 
 
 def draw(rng: np.random.Generator) -> dict[str, Any]:
-    """One call, without its arrays: an op, its options, shapes, and which axes are cut in what."""
+    """One call, without its arrays: an op, its options, shapes, and which axes are cut in what.
+
+    A device holds hardly a window of some images, and many of others.
+    """
     pick = lambda *of: of[rng.integers(len(of))]  # noqa: E731
     name = pick("max_pool", "avg_pool", "unfold", "fold", "conv2d", "conv2d by unfold")
-    dilated = name not in ("max_pool", "avg_pool")
-    size = tuple(int(pick(1, 2, 2, 3, 3, 4, 6)) for _ in range(2))
-    pads = tuple(tuple(int(rng.integers(3)) for _ in range(2)) for _ in range(2))
+    size = tuple(int(pick(1, 2, 2, 3, 3, 4, 5, 6)) for _ in range(2))
+    pads = tuple(tuple(int(rng.integers(4)) for _ in range(2)) for _ in range(2))
     options: dict[str, Any] = {
-        "stride": tuple(int(pick(1, 2, 2, 3)) for _ in range(2)),
+        "stride": tuple(int(pick(1, 2, 2, 3, 4)) for _ in range(2)),
         "padding": pick("SAME", "VALID", 1, pads, pads),
     }
-    if dilated:
+    if "pool" not in name:
         options["dilation"] = tuple(int(pick(1, 1, 2, 3)) for _ in range(2))
+    if "conv2d" in name:
+        options["groups"] = pick(1, 1, 2)
     devices = pick(2, 4, 8)
     cut = [(pick(1, 1, 2, 2, 0, 3), devices)]
-    if devices < 8 and rng.random() < 0.4:  # two axes
+    if devices < 8 and rng.random() < 0.5:  # two axes
         cut.append(((cut[0][0] + int(rng.integers(1, 4))) % 4, 2))
-    shape = [int(rng.integers(1, 4)), *(int(rng.integers(6, 17)) for _ in range(2)), 2]
+    shape = [int(rng.integers(1, 4)), *(int(rng.integers(5, 17)) for _ in range(2)), 2]
+    wide = devices < 8 and rng.random() < 0.3
     for axis, parts in cut:
-        shape[axis] = parts * int(rng.integers(1, 3) if axis in (0, 3) else rng.integers(2, 5))
+        shape[axis] = parts * int(rng.integers(1, 3) if axis in (0, 3) else rng.integers(1, 5))
     for side in (0, 1):  # one window at least
         reach = (size[side] - 1) * options.get("dilation", (1, 1))[side] + 1
         while shape[1 + side] < reach:
             shape[1 + side] *= 2
-    explicit = name != "conv2d" and rng.random() < 0.3  # as `jax.lax.conv` has no gradient there
+        for axis, parts in cut:
+            if wide and axis == 1 + side:
+                at_least = 2 * max(reach, options["stride"][side], 3) + 4
+                shape[axis] = parts * (at_least + int(rng.integers(5)))
+    explicit = name != "conv2d" and rng.random() < 0.2  # as `jax.lax.conv` has no gradient there
     return {
         "op": name,
         "size": size,
         "options": options,
         "shape": tuple(shape),
         "cut": cut,
+        # of the kernel, where it fits: an axis and the mesh axis that cuts it
+        "kernel": (int(rng.integers(4)), pick(0, 0, len(cut) - 1)) if rng.random() < 0.5 else None,
         "explicit": bool(explicit),
+        "beside": int(pick(1, 2)) if np.prod([parts for _, parts in cut]) < 8 else 1,
     }
 
 
-def run(call: dict[str, Any], seed: int) -> bool:
-    """Value and gradient on the mesh, against the NumPy twin's; whether XLA makes a program."""
+def run(call: dict[str, Any], seed: int) -> None:
+    """Value and gradient on the mesh, against the NumPy twin's."""
     import jax
     from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
@@ -95,7 +151,7 @@ def run(call: dict[str, Any], seed: int) -> bool:
     args = [numbers(*shape)]
     if name.startswith("conv2d"):
         form = "unfold" if "unfold" in name else "direct"
-        args.append(numbers(*size, shape[3], 2))
+        args.append(numbers(*size, shape[3] // options.get("groups", 1), 4))
         f = functools.partial(fnnet.conv2d, form=form, **options)
         of_twin = lambda x, w, g: twin.conv2d_vjp(x, w, None, g, **options)[:2]  # noqa: E731
     elif name == "fold":
@@ -121,6 +177,7 @@ def run(call: dict[str, Any], seed: int) -> bool:
     for i, (axis, parts) in enumerate(call["cut"]):
         axes.append((f"a{i}", parts))
         spec[axis] = f"a{i}"
+    axes.append(("beside", call.get("beside", 1)))  # an axis that cuts nothing
     mesh = jax.make_mesh(
         tuple(n for _, n in axes),
         tuple(a for a, _ in axes),
@@ -138,33 +195,30 @@ def run(call: dict[str, Any], seed: int) -> bool:
         return y, vjp(jax.reshard(g, jax.typeof(y).sharding) if explicit else g)
 
     on_mesh = [placed(args[0]), *(jax.device_put(a, whole) for a in args[1:])]
+    if call.get("kernel") and len(args) > 1 and not explicit:
+        axis, i = call["kernel"]
+        of = [
+            f"a{i}" if a == axis and n % axes[i][1] == 0 else None
+            for a, n in enumerate(args[1].shape)
+        ]
+        on_mesh[1] = jax.device_put(args[1], NamedSharding(mesh, PartitionSpec(*of)))
     with jax.set_mesh(mesh):
-        try:
-            got = jax.jit(passes)(on_mesh, placed(g))
-            value = jax.jit(f)(*on_mesh)
-        except jax.errors.JaxRuntimeError:
-            # XLA makes no program of some slices and convolutions with strides and dilations that
-            # an automatic mesh cuts (README, Limits): an error, which ends nothing
-            if explicit or np.max([options.get(k) or 1 for k in ("stride", "dilation")]) == 1:
-                raise
-            return False
+        got = jax.jit(passes)(on_mesh, placed(g))
+        value = jax.jit(f)(*on_mesh)
     assert_close(jax.tree.map(np.asarray, got), (want, of_twin(*args, g)))
     assert_close(np.asarray(value), want)
-    return True
 
 
 def main(seed: int, count: int) -> None:
     """Make the known calls and `count` drawn ones, each printed before it is made."""
     import jax
 
-    refused = 0
     drawn = (draw(np.random.default_rng([seed, i])) for i in range(count))
     for i, call in enumerate([*KNOWN, *drawn]):
         print(i, call, flush=True)
-        refused += not run(call, i)
+        run(call, i)
         if i % 50 == 49:
             jax.clear_caches()
-    assert refused <= 0.02 * count, f"XLA refused {refused} of {count}"
     print("all right", flush=True)
 
 

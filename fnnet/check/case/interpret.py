@@ -50,7 +50,7 @@ MOST_STEPS = 30_000
 # these round nothing, in whatever dtype
 _NAMES = (
     "abs broadcast_in_dim concatenate conj convert_element_type copy copy_p dynamic_slice "
-    "dynamic_update_slice gather imag iota max min neg pad real reduce_max reduce_min "
+    "dynamic_update_slice gather gathered imag iota max min neg pad real reduce_max reduce_min "
     "reshape rev scatter select_n sign slice sort squeeze stop_gradient transpose"
 )
 _EXACT = frozenset(_NAMES.split())

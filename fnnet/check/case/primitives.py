@@ -225,6 +225,7 @@ PRIMITIVES: dict[str, Maker] = {
     "sort": _sort,
     "sqrt": _of_floats(np.sqrt),
     "square": _plain(lambda x: x * x),
+    "gathered": _plain(lambda x: x),
     "stop_gradient": _plain(lambda x: x),
     "sub": _plain(operator.sub),
     "tan": _of_floats(np.tan),

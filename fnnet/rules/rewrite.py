@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jax.extend import core
 
 from fnnet.rules.arguments import is_array
+from fnnet.rules.devices import gathered_p
 from fnnet.rules.jaxpr import Closed, Equation, bind, opened, run
 from fnnet.rules.origin import is_foreign_class, is_foreign_primitive
 
@@ -52,7 +53,12 @@ def has_rule(eqn: Equation) -> bool:
 
 
 def is_foreign(eqn: Equation) -> bool:
-    """Whether `eqn` is of a primitive that is not JAX's, and no class."""
+    """Whether `eqn` is of a primitive that is not JAX's, and no class.
+
+    `gathered` is not counted: it has no rule to be removed, and is needed where XLA would err.
+    """
+    if eqn.primitive is gathered_p:
+        return False
     return "_prim" not in eqn.params and is_foreign_primitive(eqn.primitive)
 
 

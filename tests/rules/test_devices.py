@@ -10,7 +10,7 @@ from jax.experimental import jet
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jax.test_util import check_grads
 
-from fnnet.rules import by_devices, gathered
+from fnnet.rules import by_devices, gathered, plain
 
 X = np.random.default_rng(0).normal(size=(4, 8, 8, 2))
 COLLECTIVES = re.compile(r" (all-gather|all-reduce|all-to-all|collective-permute)\(")
@@ -80,6 +80,11 @@ def test_an_exported_program_keeps_it():
     f = jax.jit(lambda x: gathered(x, {1: 1}) * 2)
     again = jax.export.deserialize(jax.export.export(f)(x).serialize())
     assert exchanges(again.call, x) == ["all-gather"]
+
+
+def test_plain_keeps_it():
+    f = plain(lambda x: gathered(x, {1: 1}))
+    assert exchanges(f, on_mesh(X, "d", "m")) == ["all-gather"]
 
 
 def form(sign):

@@ -32,6 +32,11 @@ Backward, with g_ie = ∂L/∂o_ie
     pass finds these m' again, rounds as it did, and p is that times e^(m'_i - m_i) / S_i.
     Where p_ij = 1, all other p_i vanish, and D_i = dp_ij. The two are sums in different orders: it
     is dp_ij that is taken for D_i, so that dz_i is 0, as it is in one block.
+    Where all but a small ε of a query's weight is on key j, dz_ij = p_ij (dp_ij - D_i) is a small
+    difference of two rounded sums: its error, 2^-24 / ε of itself, is that of `jax.nn` too. Of one
+    block the two are sums of the same numbers, whose errors partly agree; of several D_i has o_i,
+    rounded, in the place of v_j. Sums of the differences dp_ij' - dp_ij would keep all digits, but
+    need the v_j of each query's heaviest key: one more array of o's size, which is not kept.
 
 Residuals
     q, k, v, the mask and α: the caller's arrays; m and S: two numbers a query (their sum

@@ -92,13 +92,14 @@ def explain(error: BaseException) -> tuple[str, Detail]:
     return "unknown", Detail(words=words, error=said)
 
 
+_LOOP = "Reverse-mode differentiation does not work for lax.while_loop"
 # what JAX says of functions that have no derivative, or none in this direction
 _WITHOUT_DERIVATIVE = (
     "callback",
     "vmap_method",
     "ffi_call",
     "pallas",
-    "Reverse-mode differentiation does not work for lax.while_loop",
+    _LOOP,
     "Linearization failed to produce known values",
 )
 
@@ -117,6 +118,11 @@ def by_nature(error: BaseException) -> bool:
 def is_forward_mode(error: BaseException) -> bool:
     """Whether this is JAX's refusal of forward mode through a `custom_vjp`."""
     return "forward-mode autodiff (jvp)" in str(error)
+
+
+def is_of_a_loop(error: BaseException) -> bool:
+    """Whether this is JAX's refusal of reverse mode through a loop of unknown length."""
+    return _LOOP in str(error)
 
 
 def lacks_reverse(error: BaseException) -> bool:

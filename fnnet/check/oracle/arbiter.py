@@ -249,7 +249,7 @@ class Arbiter:
             return "kink" if low - margin <= got <= high + margin else "rule"
         if not np.isfinite(d.value) or d.error > 0.1 * abs(got - want):
             near = abs(d.value - got) <= 3 * d.error
-            return "open" if self._case.inexact and near else "rule"
+            return "open" if self._iterates and near else "rule"
         # nearer to the rule than to autodiff is not enough: both may be wrong
         least = SAME_NATIVE if self._case.work is NATIVE else SAME
         gap = abs(got - want)
@@ -258,6 +258,15 @@ class Arbiter:
         if abs(d.value - got) <= near:
             return "stopped" if self._stopped(number, index) else "oracle"
         return "rule"
+
+    @property
+    def _iterates(self) -> bool:
+        """Whether the value comes out of iterations, so that autodiff goes through those.
+
+        That it is said to be exact to a tolerance only is no reason to doubt autodiff.
+        """
+        case = self._case
+        return bool(case.inexact) and (case.may_iterate or case.iterated > 0)
 
     def _stopped(self, number: int, index: tuple[int, ...]) -> bool:
         """Whether autodiff differs from differences because the function stops a gradient.

@@ -14,7 +14,7 @@ from fnnet.check.case.case import Case
 from fnnet.check.case.finding import Detail, Finding
 from fnnet.check.case.modes import NATIVE
 from fnnet.check.case.traced import pull
-from fnnet.check.diagnosis.explain import explain, lacks_reverse
+from fnnet.check.diagnosis.explain import explain, is_of_a_loop, lacks_reverse
 from fnnet.check.questions.rules_of import raw_cotangents
 
 NAME = "contract"
@@ -34,9 +34,10 @@ def ask(case: Case) -> list[Finding]:
             grads = case.hand_at_args(NATIVE)[1]
         except Exception as e:
             code, detail = explain(e)
-            if lacks_reverse(e) and case.differentiable():
+            if is_of_a_loop(e) or (lacks_reverse(e) and case.differentiable()):
                 case.reverse = False
-                words = f"its rule has no reverse mode, and is asked of what it has: {detail}"
+                what = "a loop of unknown length" if is_of_a_loop(e) else "its rule"
+                words = f"{what} has no reverse mode; forward mode alone is asked: {detail}"
                 return [Finding(NAME, "skipped", detail=Detail(words=words))]
             return [Finding(NAME, "wrong", diagnosis=code, detail=detail)]
     findings = []

@@ -14,6 +14,8 @@ from . import kinds_hijax as kinds_hijax
 from . import kinds_linear as kinds_linear
 from . import limits as limits
 from . import losses as losses
+from . import mathematics as mathematics
+from . import mechanisms as mechanisms
 from . import nets as nets
 from . import right_elementwise as right_elementwise
 from . import right_harder as right_harder

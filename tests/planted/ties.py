@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from .row import bug, f32, positive, right, rule
+from .row import bug, f32, normal, positive, right, rule
 
 
 def _huber(x):
@@ -114,3 +114,30 @@ def _():
 
     f = rule(lambda x, w: jnp.abs(x @ w), bwd)
     return f, (jnp.stack([positive(3), jnp.zeros(3)]), positive(3, 4) - 1)
+
+
+@bug("maximum with ties: its gradient has a slope of its own", "second_order")
+def _():
+    def bwd(args, y, g):
+        (x,) = args
+        return (_first(x, g) * (1 + x - lax.stop_gradient(x)),)
+
+    return rule(lambda x: x.max(), bwd), (f32(3, 3, 1),)
+
+
+def _layer(at_0):
+    """A layer whose sums are all 0: as many kinks meet in an element as there are sums."""
+
+    def bwd(args, y, g):
+        x, w, b = args
+        d = jnp.where(x @ w + b > 0, g, jnp.where(x @ w + b == 0, at_0 * g, 0))
+        return d @ w.T, x.T @ d, d.sum(0)
+
+    f = rule(lambda x, w, b: jax.nn.relu(x @ w + b), bwd)
+    return lambda: (f, (jnp.zeros((3, 4)), normal(4, 5), jnp.zeros(5)))
+
+
+right("relu of a layer whose sums are all 0")(_layer(0))
+bug("relu of a layer whose sums are all 0: minus 3 there", "unknown", "scaled", "negated")(
+    _layer(-3)
+)

@@ -15,8 +15,8 @@ import numpy as np
 from fnnet.check.case.case import Case
 from fnnet.check.case.host import equations
 from fnnet.check.case.modes import NATIVE
-from fnnet.check.case.subject import Arrays
-from fnnet.check.case.thresholds import BESIDE, BESIDE_NATIVE, ESTIMATE, PAIRS, SAME, SAME_NATIVE
+from fnnet.check.case.thresholds import ESTIMATE, SAME, SAME_NATIVE
+from fnnet.check.oracle.beside import Beside
 from fnnet.check.oracle.numerical import Differences
 from fnnet.check.oracle.tolerance import Compared, compared, scale_of
 
@@ -58,37 +58,12 @@ class Judgement:
     sided: Any = False
 
 
-class Arbiter:
+class Arbiter(Beside):
     """Judges the differences between one rule and its oracle."""
 
     def __init__(self, case: Case) -> None:
-        self._case = case
+        super().__init__(case)
         self.differences = Differences(case)
-
-    @functools.cached_property
-    def beside(self) -> list[Any]:
-        """For every argument, its gradients at points just beside the sample point, stacked."""
-        found = [gradient for draw in range(PAIRS) for gradient in self.pair(draw)]
-        return [np.stack(x) for x in zip(*found, strict=True)]
-
-    def pair(self, draw: int) -> tuple[Arrays, Arrays]:
-        """The oracle's gradients at two points on either side of the sample point."""
-        up, down = (self._case.by_truth(x, self._case.g) for x in self.points(draw))
-        return up, down
-
-    def points(self, draw: int) -> tuple[Arrays, Arrays]:
-        """Two points just beside the sample point, opposite each other."""
-        case = self._case
-        rng = case.rng(4, draw)
-        step = BESIDE_NATIVE if case.work is NATIVE and case.native_eps > 1e-10 else BESIDE
-        moves = []
-        for x in case.values:
-            sizes = np.abs(x)
-            typical = np.median(sizes[sizes > 0]) if (sizes > 0).any() else 1.0
-            way = rng.choice([-1.0, 1.0], x.shape) * rng.uniform(0.5, 1.0, x.shape)
-            moves.append(step * np.where(sizes > 0, sizes, typical) * way)
-        up, down = ([x + s * m for x, m in zip(case.values, moves, strict=True)] for s in (1, -1))
-        return up, down
 
     def judge(self, number: int, c: Compared) -> Judgement:
         """Judge one argument's differences.
@@ -104,6 +79,8 @@ class Arbiter:
         kinks = 0
         if case.has_oracle:
             between = self.between(number, c)
+            if self.look_further(number, (bad | unclear) & ~between):
+                between = self.between(number, c)
             at_kinks = between & (bad | unclear)
             kinks = int(at_kinks.sum())
             if kinks > 1 and self._too_much_in_all(number, c, at_kinks):
@@ -111,7 +88,7 @@ class Arbiter:
                 return Judgement(True, _worst(c, at_kinks), 0, 0, words)
             bad &= ~between
             unclear &= ~between
-            near = unclear & self._continued(number, c)
+            near = unclear & self.continued(number, c)
             unclear &= ~near
         unreliable = settled = 0
         left, sided = np.zeros_like(bad), np.zeros_like(bad)
@@ -158,23 +135,6 @@ class Arbiter:
     def _tries(self) -> int:
         return 24 if self._case.size < 20_000 else 6
 
-    def between(self, number: int, c: Compared) -> Any:
-        """Where the oracle jumps beside the point, and the rule's number lies within the jump."""
-        beside = self.beside[number]
-        result = np.ones(c.want.shape, bool)
-        jumps = np.zeros(c.want.shape, bool)
-        for part in (np.real, np.imag) if np.iscomplexobj(c.want) else (np.real,):
-            near, got = np.sort(part(beside), 0), part(c.got)
-            with np.errstate(all="ignore"):
-                lo, hi = np.nanmin(near, 0), np.nanmax(near, 0)
-                gap = hi - lo
-                jumps |= gap > 1e-3 * np.maximum(np.abs(lo), np.abs(hi))
-                # where several kinks meet, their sides combine in more ways than were drawn
-                several = (np.diff(near, axis=0) > 1e-3 * gap).sum(0) > 1
-                margin = np.where(several, 1.0, 1e-6) * gap + c.bound
-                result &= (lo - margin <= got) & (got <= hi + margin)
-        return result & jumps & np.isfinite(c.got)
-
     def _too_much_in_all(self, number: int, c: Compared, at: Any) -> bool:
         """Whether elements at kinks are each in their range, and together are not.
 
@@ -190,14 +150,6 @@ class Arbiter:
         got, want = (float(np.sum(x * v[number])) for x in (np.where(at, c.got, 0), c.want))
         near = ESTIMATE * d.error + 1e-4 * abs(d.value)
         return not d.kink and d.reliable and abs(want - d.value) <= near < 0.1 * abs(got - d.value)
-
-    def _continued(self, number: int, c: Compared) -> Any:
-        """Where the oracle has no number, but those just beside it agree with the rule's."""
-        beside = self.beside[number]
-        with np.errstate(all="ignore"):
-            low, high = np.min(np.real(beside), 0), np.max(np.real(beside), 0)
-            close = np.abs(high - low) <= 1e-3 * np.maximum(np.abs(low), c.scale)
-            return close & (np.abs(c.got - low) <= 1e-3 * np.maximum(np.abs(low), c.scale))
 
     def instead(self, number: int, index: Any, c: Compared) -> Compared | None:
         """The rule against differences in every element, where those convict autodiff as well.

@@ -28,6 +28,8 @@ class Derivative:
         kink: whether left and right differ by more than their errors.
         grain: of a value that is constant in fine pieces, how far it jumps between them, relative
             to its size; else 0.
+        inside: of one that is smooth in fine pieces, and jumps between them, the slope inside of a
+            piece; `value` is that over many. None of all others.
     """
 
     value: float
@@ -37,6 +39,7 @@ class Derivative:
     side_error: float
     kink: bool
     grain: float = 0.0
+    inside: float | None = None
 
     @property
     def reliable(self) -> bool:
@@ -142,6 +145,9 @@ class Differences:
             value, error = _extrapolated(central, noise, order=2)
             right, right_error = _extrapolated(up / h, noise, order=1)
             left, left_error = _extrapolated(-down / h, noise, order=1)
+        alone = case.may_iterate and not case.witness
+        if alone and (over := _over_pieces(central, value, h, sizes)):
+            return over
         if case.may_iterate:
             error += _wobble(central, value)
         side_error = right_error + left_error
@@ -210,6 +216,30 @@ def _in_pieces(up: Any, down: Any, h: Any, sizes: Any, spacing: float) -> Deriva
         return None
     gap = abs(sides[0] - sides[1])
     return Derivative(value, error, sides[1], sides[0], gap + error, False, grain)
+
+
+def _over_pieces(central: Any, value: float, h: Any, sizes: Any) -> Derivative | None:
+    """The slope of a value that jumps between fine pieces, and has another slope inside of them.
+
+    A bisection whose first bracket depends on its argument is so: between two arguments it takes
+    the same steps, and stretches with the bracket. Only steps much larger than a piece see what it
+    solves.
+    """
+    far = central[:4]
+    if not np.isfinite([*far, value]).all():
+        return None
+    errors = np.abs(np.diff(far))
+    k = int(np.argmin(errors))
+    slope, error = float(far[k + 1]), float(errors[k])
+    gap = abs(slope - value)
+    if error > AGREE * abs(slope) or gap <= ESTIMATE * error + WOBBLE * abs(slope):
+        return None
+    seen = np.abs(central - slope) < 0.5 * gap
+    pieces = h[int(np.argmin(seen)) - 1 if not seen.all() else -1]
+    grain = float(gap * pieces / max(float(sizes[0]) / 4, 1e-300))
+    if grain > FINE:
+        return None
+    return Derivative(slope, error, slope, slope, error, False, grain, value)
 
 
 def _wobble(central: Any, value: float) -> float:

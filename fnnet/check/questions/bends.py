@@ -77,16 +77,18 @@ class Bends:
         return at & (low <= np.real(c.got)) & (np.real(c.got) <= high)
 
     def convicted(self, i: int, c: Compared) -> bool:
-        """Whether an element at a kink lies far outside, where the rule's own gradient does not."""
+        """Whether the rule's number lies far outside, where its own gradient beside does not."""
         if not c.bad.any() or i >= len(self._v) or np.iscomplexobj(c.want):
             return False
-        low, high, at = self._range(i, c)
+        low, high, _ = self._range(i, c)
         gap = high - low
         with np.errstate(all="ignore"):
             outside = (c.got < low - gap) | (c.got > high + gap) | ~np.isfinite(c.got)
+            far = np.maximum(low - c.got, c.got - high)
+            near = 0.1 * np.maximum(gap, np.where(np.isfinite(far), far, 0))
             sides = self.sides[i]
-            known = ((low - 0.1 * gap <= sides) & (sides <= high + 0.1 * gap)).all(0)
-        return bool((at & c.bad & outside & known).any())
+            known = ((low - near <= sides) & (sides <= high + near)).all(0)
+        return bool((c.bad & outside & known & np.isfinite(gap)).any())
 
     def _range(self, i: int, c: Compared) -> tuple[Any, Any, Any]:
         """The least and the largest that may be, and where there is a kink at all."""

@@ -133,7 +133,7 @@ def _verdict(
     power = 0.0
     seen = False  # whether something that was asked of says something of each element
     for a in answers:
-        index, got, d = a.index, a.got, a.d
+        index, got, d = a.index, a.got, _nearer(a.got, a.d)
         counts = not case.witness and (a.reach > 0 if index is None else everywhere)
         seen |= counts
         # no number is wrong where differences have one; where autodiff has none either, its to say
@@ -156,7 +156,7 @@ def _verdict(
             if (
                 index is None
                 or low - margin <= got <= high + margin
-                or _at_a_tie(e, number, index, got)
+                or (case.witness and e.arbiter.met(number, index, got))
             ):
                 power = np.inf if counts and index is None else power
                 continue
@@ -203,21 +203,11 @@ def _verdict(
     return Finding(NAME, "wrong", path, diagnosis=code, detail=detail, **fields)
 
 
-def _at_a_tie(e: Evidence, number: int, index: tuple[int, ...], got: float) -> bool:
-    """Whether a witness has the rule's number at a kink too, beside the point or among others.
-
-    Of three tied numbers that are sorted one is the second, whose cotangent neither side has.
-    """
-    if not e.case.witness:
-        return False
-    beside = np.sort(np.real(e.arbiter.beside[number][(slice(None), *index)]))
-    gap = float(np.ptp(beside))
-    near = 1e-3 * float(np.max(np.abs(beside)))
-    if not np.isfinite(beside).all() or gap <= near:
-        return False
-    # where several kinks meet, their sides combine in more ways than were drawn
-    margin = gap if (np.diff(beside) > 1e-3 * gap).sum() > 1 else near
-    return bool(beside[0] - margin <= got <= beside[-1] + margin)
+def _nearer(got: float, d: Derivative) -> Derivative:
+    """Of a value that jumps between smooth pieces, the slope over or inside of them: either is."""
+    if d.inside is None or not abs(got - d.inside) < abs(got - d.value):
+        return d
+    return dataclasses.replace(d, value=d.inside)
 
 
 def _too_little(power: float, unsettled: int) -> str:

@@ -39,9 +39,9 @@ def _pulled(l, g, phi=_half, spread=_half):
 
 def _a():
     # jaxlib finds SciPy's LAPACK when JAX first asks for it: a target called before that crashes
-    jnp.linalg.cholesky(jnp.eye(2)).block_until_ready()
+    jnp.linalg.cholesky(jnp.eye(2, dtype="float32")).block_until_ready()
     x = normal(4, 4)
-    return x @ x.T + 2 * jnp.eye(4)
+    return x @ x.T + 2 * jnp.eye(4, dtype="float32")
 
 
 def _row(**how):
@@ -64,7 +64,7 @@ def _log_det(a):
 def _inverse(a):
     l = _factor(a)
     return solve_triangular(
-        l, solve_triangular(l, jnp.eye(len(a)), lower=True), lower=True, trans=1
+        l, solve_triangular(l, jnp.eye(len(a), dtype=a.dtype), lower=True), lower=True, trans=1
     )
 
 

@@ -70,7 +70,7 @@ both(
     lambda a: jnp.linalg.inv(a),
     ("not transposed", lambda a, y, g: (-y @ g @ y,)),
     lambda a, y, g: (-y.T @ g @ y.T,),
-    lambda: (normal(3, 3) + 2 * jnp.eye(3),),
+    lambda: (normal(3, 3) + 2 * jnp.eye(3, dtype="float32"),),
     "unknown",
     "transposed",
 )
@@ -105,16 +105,22 @@ both(
 )
 
 
-def _between(x, t):
+def _place(x, t):
+    """The node below `t`, and how far `t` is from it."""
     i = jnp.clip(jnp.floor(t).astype(int), 0, len(x) - 2)
-    return x[i] * (1 - t + i) + x[i + 1] * (t - i)
+    return i, t - i.astype(t.dtype)
+
+
+def _between(x, t):
+    i, w = _place(x, t)
+    return x[i] * (1 - w) + x[i + 1] * w
 
 
 def _weights(exchanged):
     def bwd(args, y, g):
         x, t = args
-        i = jnp.clip(jnp.floor(t).astype(int), 0, len(x) - 2)
-        low, high = (t - i, 1 - t + i) if exchanged else (1 - t + i, t - i)
+        i, w = _place(x, t)
+        low, high = (w, 1 - w) if exchanged else (1 - w, w)
         dx = jnp.zeros_like(x).at[i].add(g * low).at[i + 1].add(g * high)
         return dx, g * (x[i + 1] - x[i])
 

@@ -113,7 +113,7 @@ def _():
         return s @ w.T, x.T @ s
 
     f = rule(lambda x, w: jnp.abs(x @ w), bwd)
-    return f, (jnp.stack([positive(3), jnp.zeros(3)]), positive(3, 4) - 1)
+    return f, (jnp.stack([positive(3), f32(0, 0, 0)]), positive(3, 4) - 1)
 
 
 @bug("maximum with ties: its gradient has a slope of its own", "second_order")
@@ -128,13 +128,17 @@ def _():
 def _layer(at_0):
     """A layer whose sums are all 0: as many kinks meet in an element as there are sums."""
 
+    def forward(x, w, b):
+        return x @ w + b[None]
+
     def bwd(args, y, g):
         x, w, b = args
-        d = jnp.where(x @ w + b > 0, g, jnp.where(x @ w + b == 0, at_0 * g, 0))
+        z = forward(x, w, b)
+        d = jnp.where(z > 0, g, jnp.where(z == 0, at_0 * g, 0))
         return d @ w.T, x.T @ d, d.sum(0)
 
-    f = rule(lambda x, w, b: jax.nn.relu(x @ w + b), bwd)
-    return lambda: (f, (jnp.zeros((3, 4)), normal(4, 5), jnp.zeros(5)))
+    f = rule(lambda x, w, b: jax.nn.relu(forward(x, w, b)), bwd)
+    return lambda: (f, (0 * normal(3, 4), normal(4, 5), 0 * normal(5)))
 
 
 right("relu of a layer whose sums are all 0")(_layer(0))

@@ -20,6 +20,7 @@ from fnnet.check.oracle.evidence import Evidence, finding
 from fnnet.check.oracle.tolerance import compared, scale_of, smooth, typical
 from fnnet.check.questions.bends import Bends
 from fnnet.check.questions.gradient_differences import NAME_CODE, blind, convicted, right_in_g
+from fnnet.check.questions.reverse import CANCELS, excused
 
 NAME = "second order"
 WAYS = ("forward over reverse", "reverse over reverse")
@@ -181,6 +182,11 @@ def _compare(
                 detail = Detail(words=words, kinks=kinks)
                 findings.append(finding(name, path, c, c.worst, "correct", None, detail))
                 continue
+        cancels = e.cancelled * max([1.0, *map(scale_of, v)])
+        if c.bad.any() and not (c.bad & ~excused(c, cancels)).any():
+            detail = Detail(words=CANCELS)
+            findings.append(finding(name, path, c, c.worst, "undecidable", None, detail))
+            continue
         if c.bad.any() and not (
             bends.convicted(i, c) or convicted(e, i, c, v, all_at_once=WAYS[0] in name)
         ):

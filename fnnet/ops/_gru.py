@@ -25,6 +25,13 @@ Backward, with g_t = ∂L/∂h_t; all products are unit by unit, t and p left ou
         dwh_jk = Σ_tp h_(t-1)pj du_tpk       dwx_ik = Σ_tp x_tpi da_tpk
         dx_tpi = Σ_k da_tpk wx_ik            db_k = Σ_tp da_tpk
 
+Forward mode; a dot marks a tangent. By the product rule, and σ' = σ (1 - σ), tanh' = 1 - tanh²,
+    ȧ = Σ_i (ẋ_i wx_i + x_i ẇx_i) + ḃ        u̇ = Σ_j (h_(t-1)j ẇh_j + ḣ_(t-1)j wh_j)
+    ṙ = r (1 - r) (ȧ^r + u̇^r)     ż = z (1 - z) (ȧ^z + u̇^z)     ṅ = (1 - n²) (ȧ^n + ṙ u^n + r u̇^n)
+    ḣ_t = (1 - z) ṅ + ż (h_(t-1) - n) + z ḣ_(t-1)
+    Both sums are made step by step, and nothing of all steps is held but h, the gates and the
+    result: beside what the forward pass holds, which is over then, it needs no scratch memory.
+
 Residuals
     x, h0, wx, wh: the caller's arrays; h: the result; r, z, n, u^n; by name "fnnet.gru.h" and so
     on ("fnnet.gru.u" the last). The last four could be
@@ -42,7 +49,7 @@ References
 
 from __future__ import annotations
 
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -54,6 +61,7 @@ from jaxtyping import Array, Float
 from fnnet.ops._checks import floats, require_recurrent, shapes
 from fnnet.ops._compiled import compiled
 from fnnet.ops._options import PRECISION
+from fnnet.ops._rnn import Carry, tangent_of_sums
 from fnnet.rules import Like, Precision, Static, accumulator, contract, register, spread, sum_to
 
 Residuals: TypeAlias = tuple[
@@ -191,4 +199,36 @@ def gru_bwd(
     return dx, e0.astype(h0.dtype), dwx, dwh, sum_to(da, b)
 
 
-_gru = register(_forward, gru_fwd, gru_bwd, name="gru", automatic_axes=True)
+def _tangent(
+    res: Residuals,
+    dx: jax.Array | None,
+    dh0: jax.Array | None,
+    dwx: jax.Array | None,
+    dwh: jax.Array | None,
+    db: jax.Array | None,
+) -> jax.Array | None:
+    """residuals, T x, T h0, T wx, T wh, T b -> T h; None for a tangent of zero."""
+    x, h0, wx, wh, b, h, gates, static = res
+    wide, dtype = accumulator(x, h0, wx, wh), jnp.result_type(x, h0, wx, wh, b.dtype)
+
+    def step(before: Carry, at: tuple[Any, ...]) -> tuple[Carry, jax.Array]:
+        x, dx, h_new, *gates = at
+        h, h_dot = (v.astype(wide) for v in before)
+        r, z, n, un = (v.astype(wide) for v in gates)
+        shape, precision = (*h.shape[:-1], wx.shape[-1]), static.value
+        a_dot = tangent_of_sums([(dx, wx), (x, dwx)], db, shape, wide, precision)
+        states = [(before[0], dwh), (before[1], wh)]
+        u_dot = tangent_of_sums(states, None, shape, wide, precision)
+        ar, az, an = jnp.split(a_dot, 3, -1)
+        ur, uz, un_dot = jnp.split(u_dot, 3, -1)
+        r_dot, z_dot = r * (1 - r) * (ar + ur), z * (1 - z) * (az + uz)
+        n_dot = (1 - n * n) * (an + r_dot * un + r * un_dot)
+        h_dot = ((1 - z) * n_dot + z_dot * (h - n) + z * h_dot).astype(dtype)
+        return (h_new, h_dot), h_dot
+
+    start = (h0.astype(dtype), jnp.zeros(h0.shape, dtype) if dh0 is None else dh0.astype(dtype))
+    given = [v for v in (x, dx, wx, dwx, wh, dwh, db, h, *gates) if v is not None]
+    return lax.scan(step, spread(start, *given), (x, dx, h, *gates))[1]
+
+
+_gru = register(_forward, gru_fwd, gru_bwd, name="gru", automatic_axes=True, tangent=_tangent)

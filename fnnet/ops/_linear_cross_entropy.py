@@ -34,6 +34,14 @@ Two ways to hold only a chunk of the logits at a time
                has its own g. dw is a sum over chunks and wants float32: "auto" takes this way only
                for arrays of float32 or wider.
 
+Forward mode; a dot marks a tangent. A tangent of e_p is the cotangents for A_p = 1 times tangents,
+        ė_p = Σ_k da_pk ȧ_pk      with ȧ_pk = Σ_i (ẋ_pi w_ik + x_pi ẇ_ik) + ḃ_k,
+    by chunks of classes, from m, R and exp(z_y - m): three products, and a chunk of z, ȧ and da is
+    held at a time. Of the loss it is Σ_p A_p ė_p for g = 1; that of the weights is added, ẇ of the
+    sample's weight: Σ_p ẇ_p e_p, for "mean" Σ_p ẇ_p (e_p - loss) divided by their sum.
+    From mode "forward" the loss's is Σ dx ẋ + Σ dw ẇ + Σ db ḃ: no product at all. What is
+    differentiated once more holds no chunk: each step is computed again (`jax.checkpoint`).
+
 Residuals
     recompute: x, w, b, labels, weights: the caller's arrays; m, R and exp(z_y - m), three float32 a
     sample. From l = m + log s alone P would be exp(z - l), which has lost digits at large z.
@@ -63,7 +71,14 @@ from fnnet.ops._compiled import compiled
 from fnnet.ops._cross_entropy import require_labels
 from fnnet.ops._options import PRECISION, choice, number, whole_number
 from fnnet.ops._sample_losses import LossOptions, OfClass, Reduction, as_labels
-from fnnet.ops._sample_weights import Weights, of_weights, reduced, shares, weighted
+from fnnet.ops._sample_weights import (
+    Weights,
+    of_weights,
+    reduced,
+    shares,
+    tangent_of_weights,
+    weighted,
+)
 from fnnet.rules import Precision, accumulator, register
 
 Mode: TypeAlias = Literal["auto", "forward", "recompute"]
@@ -233,7 +248,7 @@ def _fwd(
 ) -> tuple[jax.Array, Recomputed | Ready]:
     problem, given = chunks.Problem.of(x, w, labels, b, settings), Weights(weights, class_weights)
     if not settings.in_forward:
-        flat, of = problem.losses()
+        flat, of = problem.losses(again=True)
         e = flat.reshape(labels.shape)
         kept = e if given.any else None
         return _loss(problem, e, labels, given), Recomputed(
@@ -283,8 +298,51 @@ def linear_cross_entropy_bwd(
     return dx.reshape(x.shape), dw, None, db, du, dv
 
 
+def _tangent(
+    res: Recomputed | Ready,
+    dx: jax.Array | None,
+    dw: jax.Array | None,
+    dlabels: None,
+    db: jax.Array | None,
+    du: jax.Array | None,
+    dv: jax.Array | None,
+) -> jax.Array:
+    """residuals, T x, T w, None for the labels, T b, T of both weights, None for zero -> T loss."""
+    if isinstance(res, Ready):
+        cotangents = (res.dx, res.dw, res.db, *res.dweights)
+        pairs = list(zip(cotangents, (dx, dw, db, du, dv), strict=True))
+        moving = [(c, t) for c, t in pairs if c is not None and t is not None]
+        wide = accumulator(*(c for c, _ in moving))
+        out = sum(
+            (jnp.sum(c.astype(wide) * t.astype(wide)) for c, t in moving), jnp.zeros((), wide)
+        )
+        return out.astype(jnp.result_type(*(x for x in cotangents[:3] if x is not None)))
+    x, w, b, labels, given, of, e, settings = res
+    problem, options = chunks.Problem.of(x, w, labels, b, settings), settings.loss
+    out = jnp.zeros((), problem.wide)
+    if any(t is not None for t in (dx, dw, db)):
+        rows = None if dx is None else chunks.Problem.of(dx, w, labels, b, settings).x
+        e_dot = problem.tangents(of, rows, dw, db).reshape(labels.shape)
+        out = (
+            out
+            + _shares(jnp.ones((), problem.wide), problem, labels, given).reshape(labels.shape)
+            * e_dot
+        )
+        out = out if options.reduction == "none" else jnp.sum(out)
+    if e is not None:
+        out = out + tangent_of_weights(e, labels, given, Weights(du, dv), options)
+    return jnp.broadcast_to(out, labels.shape if options.reduction == "none" else ()).astype(
+        problem.dtype
+    )
+
+
 _linear_cross_entropy = register(
-    _forward, _fwd, linear_cross_entropy_bwd, name="linear_cross_entropy", automatic_axes=True
+    _forward,
+    _fwd,
+    linear_cross_entropy_bwd,
+    name="linear_cross_entropy",
+    automatic_axes=True,
+    tangent=_tangent,
 )
 
 

@@ -101,12 +101,12 @@ class Problem(NamedTuple):
     def _operands(self) -> tuple[jax.Array, ...]:
         return (self.x, self.w) if self.b is None else (self.x, self.w, self.b)
 
-    def losses(self) -> tuple[jax.Array, OfClass]:
-        """e of every sample, and what `cotangents` wants of it."""
+    def losses(self, *, again: bool = False) -> tuple[jax.Array, OfClass]:
+        """e of every sample, and what `cotangents` wants of it; `again` as for `_over_classes`."""
         if self.settings.in_forward:
             e, of, _ = self._over_samples(None)
             return e, of
-        return self._statistics()
+        return self._statistics(again=again)
 
     def losses_and_cotangents(
         self, a: jax.Array
@@ -139,6 +139,36 @@ class Problem(NamedTuple):
         )
         dx, dw, db = self._over_classes(add, spread(zeros, *self._operands, self.labels, a, *of))
         return dx.astype(self.x.dtype), dw, db
+
+    def tangents(
+        self, of: OfClass, dx: jax.Array | None, dw: jax.Array | None, db: jax.Array | None
+    ) -> jax.Array:
+        """The tangent of every e by chunks of classes, from those of x, w and b."""
+
+        def add(e_dot: Carry, classes: jax.Array, w: jax.Array, b: jax.Array | None) -> Carry:
+            start, size = classes[0], classes.shape[0]
+            z, slope = self._logits(self.x, w, b)
+            at_label = _hot(self.labels, classes)
+            _, others = exponentials_of_others(z, of.m[:, None], at_label)
+            c, options = self.w.shape[1], self.settings.loss
+            da = cotangent_of_class(others, at_label, jnp.ones_like(of.m), of, c, options)
+            da = da if slope is None else da * slope
+            a_dot = jnp.zeros_like(da)
+            if dx is not None:
+                a_dot += self._product("pi,ik->pk", dx, w)
+            if dw is not None:
+                more = _used(lax.dynamic_slice_in_dim(dw, start, size, 1), b)
+                a_dot += self._product("pi,ik->pk", self.x, more)
+            if db is not None and b is not None:
+                more = lax.dynamic_slice_in_dim(db, start, size, 0).astype(da.dtype)
+                more = jnp.where(b == -jnp.inf, jnp.zeros_like(more), more)
+                a_dot += jnp.broadcast_to(more, da.shape)
+            return e_dot + jnp.sum(da * a_dot, -1)
+
+        given = [x for x in (dx, dw, db) if x is not None]
+        zero = jnp.zeros(self.labels.shape, self.wide)
+        zero = spread(zero, *self._operands, self.labels, *of, *given)
+        return self._over_classes(add, zero, again=True)  # type: ignore[no-any-return]
 
     def _logits(
         self, x: jax.Array, w: jax.Array, b: jax.Array | None
@@ -200,7 +230,7 @@ class Problem(NamedTuple):
         options = self.settings.loss
         return of_class(m, rest, chosen, gaps, labels, self.w.shape[1], options)
 
-    def _statistics(self) -> tuple[jax.Array, OfClass]:
+    def _statistics(self, *, again: bool) -> tuple[jax.Array, OfClass]:
         """e and its parts by chunks of classes: the online log-sum-exp."""
 
         def add(state: Carry, classes: jax.Array, w: jax.Array, b: jax.Array | None) -> Carry:
@@ -216,12 +246,18 @@ class Problem(NamedTuple):
 
         zero = jnp.zeros(self.labels.shape, self.wide)
         state = (jnp.full_like(zero, -jnp.inf), zero, zero, zero)
-        state = self._over_classes(add, spread(state, *self._operands, self.labels))
+        state = spread(state, *self._operands, self.labels)
+        state = self._over_classes(add, state, again=again)
         m, rest, chosen, gaps = state
         return self._each(_finite(m), rest, chosen, gaps, self.labels)
 
-    def _over_classes(self, add: Callable[..., Carry], carry: Carry) -> Carry:
-        """`add(carry, classes, w of them, b of them)` for one chunk of classes after the other."""
+    def _over_classes(
+        self, add: Callable[..., Carry], carry: Carry, *, again: bool = False
+    ) -> Carry:
+        """`add(carry, classes, w of them, b of them)` for one chunk of classes after the other.
+
+        Where this is differentiated, what a chunk needs for it is computed `again`, or kept.
+        """
         c, size = self.w.shape[1], self.settings.chunk
 
         def step(carry: Carry, start: jax.Array, size: int) -> Carry:
@@ -230,6 +266,8 @@ class Problem(NamedTuple):
             b = None if self.b is None else lax.dynamic_slice_in_dim(self.b, start, size, 0)
             return add(carry, classes, _used(w, b), b)
 
+        if again:
+            step = jax.checkpoint(step, static_argnums=2)
         whole = c // size
         if whole:
             starts = size * jnp.arange(whole, dtype=np.int32)
@@ -261,6 +299,7 @@ class Problem(NamedTuple):
 
         sums = None
         if a is not None:
+            step = jax.checkpoint(step)  # for derivatives of these cotangents
             sums = tuple(
                 None if p is None else jnp.zeros_like(p, dtype=self.wide) for p in (self.w, self.b)
             )

@@ -23,6 +23,12 @@ Backward, with g_tpk = ∂L/∂h_tpk
     The backward steps read wh turned round, a copy made once: faster, above all under `vmap`. But
     with one sequence on JAX 0.12 scratch memory is a quarter of the arguments above autodiff's.
 
+Forward mode; a dot marks a tangent. By the product rule, and tanh' = 1 - tanh²,
+    ȧ_tpk = Σ_i (ẋ_tpi wx_ik + x_tpi ẇx_ik) + ḃ_k + Σ_j (h_(t-1)pj ẇh_jk + ḣ_(t-1)pj wh_jk)
+    ḣ_tpk = (1 - h_tpk²) ȧ_tpk                          from ḣ_0 = ḣ0
+    ȧ is made step by step, and nothing of all steps is held but h and the result: beside what the
+    forward pass holds, which is over then, it needs no scratch memory.
+
 Residuals
     x, h0, wx, wh: the caller's arrays. h: the result, which gives tanh' without a, by name
     "fnnet.rnn.h" (see `jax.checkpoint_policies`). Nothing more.
@@ -39,7 +45,8 @@ References
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from collections.abc import Sequence
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -54,6 +61,7 @@ from fnnet.ops._options import PRECISION
 from fnnet.rules import Like, Precision, Static, accumulator, contract, register, spread, sum_to
 
 Residuals: TypeAlias = tuple[jax.Array, jax.Array, jax.Array, jax.Array, Like, jax.Array, Static]
+Carry: TypeAlias = tuple[jax.Array, jax.Array]  # a state, and its tangent
 
 
 @compiled(precision=PRECISION)
@@ -165,4 +173,47 @@ def rnn_bwd(
     return dx, e0.astype(h0.dtype), dwx, dwh, sum_to(da, b)
 
 
-_rnn = register(_forward, rnn_fwd, rnn_bwd, name="rnn", automatic_axes=True)
+def tangent_of_sums(
+    pairs: Sequence[tuple[jax.Array | None, jax.Array | None]],
+    bias: jax.Array | None,
+    shape: tuple[int, ...],
+    dtype: Any,
+    precision: Precision,
+) -> jax.Array:
+    """The sum of the products a w and of a bias, of one step; None stands for zero."""
+    total = jnp.zeros(shape, dtype)
+    if bias is not None:
+        total += jnp.broadcast_to(bias.astype(dtype), shape)
+    for a, w in pairs:
+        if a is not None and w is not None:
+            total += contract("...i,ik->...k", a, w, dtype=dtype, precision=precision)
+    return total
+
+
+def _tangent(
+    res: Residuals,
+    dx: jax.Array | None,
+    dh0: jax.Array | None,
+    dwx: jax.Array | None,
+    dwh: jax.Array | None,
+    db: jax.Array | None,
+) -> jax.Array:
+    """residuals, T x, T h0, T wx, T wh, T b, None for zero -> T h."""
+    x, h0, wx, wh, b, h, static = res
+    wide, dtype = accumulator(x, h0, wx, wh), jnp.result_type(x, h0, wx, wh, b.dtype)
+
+    def step(before: Carry, at: tuple[Any, Any, Any]) -> tuple[Carry, jax.Array]:
+        x, dx, h = at
+        old, old_dot = before
+        exact = h.astype(wide)
+        pairs = [(dx, wx), (x, dwx), (old, dwh), (old_dot, wh)]
+        a_dot = tangent_of_sums(pairs, db, h.shape, wide, static.value)
+        h_dot = ((1 - exact * exact) * a_dot).astype(dtype)
+        return (h.astype(dtype), h_dot), h_dot
+
+    start = (h0.astype(dtype), jnp.zeros(h0.shape, dtype) if dh0 is None else dh0.astype(dtype))
+    given = [v for v in (x, dx, wx, dwx, wh, dwh, db, h) if v is not None]
+    return lax.scan(step, spread(start, *given), (x, dx, h))[1]
+
+
+_rnn = register(_forward, rnn_fwd, rnn_bwd, name="rnn", automatic_axes=True, tangent=_tangent)

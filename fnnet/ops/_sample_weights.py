@@ -34,6 +34,27 @@ def weighted(like: jax.Array, labels: jax.Array, given: Weights, options: LossOp
     return w if counts is None else jnp.where(counts, w, jnp.zeros((), w.dtype))
 
 
+def tangent_of_weights(
+    e: jax.Array, labels: jax.Array, given: Weights, dots: Weights, options: LossOptions
+) -> jax.Array:
+    """The tangent of the loss from those of the weights, None for one that is zero.
+
+    ẇ = u̇ v_y + u v̇_y; of the mean Σ w e / Σ w it is Σ ẇ (e - mean) / Σ w.
+    """
+    pairs = [Weights(dots.samples, given.classes), Weights(given.samples, dots.classes)]
+    moving = [pair for pair, dot in zip(pairs, dots, strict=True) if dot is not None]
+    w_dot = jnp.zeros_like(e)
+    for pair in moving:
+        w_dot = w_dot + weighted(e, labels, pair, options)
+    if options.reduction == "none":
+        return w_dot * e
+    if options.reduction == "sum":
+        return jnp.sum(w_dot * e)
+    w = weighted(e, labels, given, options)
+    total = total_weight(w)
+    return jnp.sum(w_dot * (e - jnp.sum(w * e) / total)) / total
+
+
 def _factors(
     like: jax.Array, labels: jax.Array, given: Weights
 ) -> tuple[jax.Array | None, jax.Array | None]:

@@ -9,6 +9,7 @@ from jax import lax
 from jax.sharding import AxisType, reshard
 from jax.sharding import PartitionSpec as P
 
+from fnnet.check import check_vjp
 from fnnet.rules import register
 from tests.rules.textbook import arguments, same
 
@@ -238,3 +239,22 @@ def test_rules_that_contradict_each_other():
     for rule in ({"jvp": lambda p, t: (p[0], t[0])}, {"tangent": lambda res, t: t}):
         with pytest.raises(ValueError, match="forward_mode=False, and a rule of forward mode"):
             register(*rules, forward_mode=False, **rule)
+
+
+@pytest.mark.parametrize("rule", ["tangent", "jvp"])
+def test_the_checker_asks_it(rule):
+    def made(factor):
+        rules = {
+            "tangent": lambda res, t: factor * jnp.cos(res) * t,
+            "jvp": lambda p, t: (jnp.sin(p[0]), factor * jnp.cos(p[0]) * t[0]),
+        }
+        triple = (jnp.sin, lambda x: (jnp.sin(x), x), lambda x, g: (jnp.cos(x) * g,))
+        return register(*triple, name="sine", **{rule: rules[rule]})
+
+    report = check_vjp(made(1), (X,))
+    assert report.verdict == "correct"
+    assert any(f.check == "forward against autodiff" for f in report.findings)
+    report = check_vjp(made(2), (X,))
+    assert report.verdict == "wrong"
+    (found,) = (f for f in report.findings if f.check == "forward against autodiff")
+    assert found.diagnosis == "scaled"

@@ -19,7 +19,7 @@ from fnnet._terminal import Columns, lines
 from fnnet.measure import block
 from fnnet.measure.chips import Target, target_of
 from fnnet.measure.fits import Fit, largest_batch
-from fnnet.measure.gradient import AUTODIFF, CHECKPOINT, HAND, value_and_cotangents
+from fnnet.measure.gradient import AUTODIFF, CHECKPOINT, HAND, moving, program
 from fnnet.measure.programs import Compiled
 from fnnet.measure.row import Function, Row
 from fnnet.measure.rows import ROWS
@@ -147,14 +147,14 @@ def _compiled(f: Callable[..., Any], args: Sequence[Any], **options: Any) -> Com
 def _of_row(row: Row, size: Any, target: str) -> Needs:
     args = jax.eval_shape(lambda: list(row.draw(jax.random.key(0), size)))
     argnums = list(range(len(args))) if row.argnums is None else list(row.argnums)
-    g = jax.eval_shape(row.f, *args)
+    g = moving(row, args, argnums)
     auto = row.auto or plain(row.f)
     ways = _ways(row.f, auto, row.checkpoint or jax.checkpoint(auto))
     return Needs(
         row.name,
         row.words(size),
         {
-            way: _compiled(value_and_cotangents(f, argnums), (args, g), target=target)
+            way: _compiled(program(row, f, argnums), (args, g), target=target)
             for way, f in ways.items()
         },
     )

@@ -1,4 +1,4 @@
-"""One row at one size: a hand-derived gradient beside autodiff's, in time and in memory."""
+"""One row at one size: a derivative by hand beside autodiff's, in time and in memory."""
 
 from __future__ import annotations
 
@@ -132,19 +132,14 @@ def measure(row: Row, size: Any, *, budget_s: float, least: int = 11) -> Measure
         except Exception as error:  # not installed, or broken in whatever way
             missing[name] = f"{type(error).__name__}: {error}"
 
-    out = jax.eval_shape(row.f, *args)
-    keys = jax.random.split(jax.random.key(1), max(1, len(jax.tree.leaves(out))))
-    g = jax.tree.unflatten(
-        jax.tree.structure(out),
-        [
-            jax.random.normal(k, o.shape, o.dtype)
-            for k, o in zip(keys, jax.tree.leaves(out), strict=True)
-        ],
-    )
+    types, tree = jax.tree.flatten(moving(row, args, argnums))
+    keys = jax.random.split(jax.random.key(1), max(1, len(types)))
+    drawn = [jax.random.normal(k, t.shape, t.dtype) for k, t in zip(keys, types, strict=True)]
+    g = jax.tree.unflatten(tree, drawn)
     programs = {}
     for name, f in list(functions.items()):
         try:
-            programs[name] = _compiled(f, argnums, args, g)
+            programs[name] = _compiled(row, f, argnums, args, g)
             if name != HAND:
                 jax.block_until_ready(programs[name][0](args, g))
         except Exception as error:  # it refuses these arguments or this device, or has no room
@@ -154,15 +149,18 @@ def measure(row: Row, size: Any, *, budget_s: float, least: int = 11) -> Measure
             programs.pop(name, None)
             del functions[name]
     whose = AUTODIFF if AUTODIFF in programs else HAND
-    again, *_ = _compiled(functions[whose], argnums, args, g)
-    runs = {name: _thunk(program, args, g) for name, (program, *_) in programs.items()}
+    again, *_ = _compiled(row, functions[whose], argnums, args, g)
+    runs = {name: _thunk(made, args, g) for name, (made, *_) in programs.items()}
     times = race({**runs, AGAIN: _thunk(again, args, g)}, budget_s=budget_s, least=least)
 
     contestants = {}
-    for name, (program, trace_s, compile_s) in programs.items():
-        kept = residuals(functions[name], *args, argnums=argnums)
+    for name, (made, trace_s, compile_s) in programs.items():
+        stored = given = 0
+        if not row.tangent:
+            kept = residuals(functions[name], *args, argnums=argnums)
+            stored, given = kept.stored, kept.given
         contestants[name] = Contestant(
-            times.time(name), memory_of(program), kept.stored, kept.given, trace_s, compile_s
+            times.time(name), memory_of(made), stored, given, trace_s, compile_s
         )
     return Measurement(
         name=row.name,
@@ -199,17 +197,52 @@ def value_and_cotangents(f: Function, argnums: Sequence[int]) -> Function:
     return run
 
 
-def _compiled(f: Function, argnums: Sequence[int], args: Any, g: Any) -> tuple[Any, float, float]:
-    """The compiled value and gradient, and the seconds that tracing and compiling took."""
+def value_and_tangent(f: Function, argnums: Sequence[int]) -> Function:
+    """``(args, tangents of the arguments chosen) -> (f(*args), its tangent)``.
+
+    Example:
+        >>> value_and_tangent(lambda x, y: x * y, [1])([3.0, 2.0], [1.0])
+        (Array(6., dtype=float32, weak_type=True), Array(3., dtype=float32, weak_type=True))
+    """
+
+    def run(args: Sequence[Any], tangents: Sequence[Any]) -> tuple[Any, Any]:
+        def of_chosen(*chosen: Any) -> Any:
+            full = list(args)
+            for i, x in zip(argnums, chosen, strict=True):
+                full[i] = x
+            return f(*full)
+
+        y, dot = jax.jvp(of_chosen, [args[i] for i in argnums], list(tangents))
+        return y, dot
+
+    return run
+
+
+def program(row: Row, f: Function, argnums: Sequence[int]) -> Function:
+    """What of `f` is measured: value and gradient, or value and tangent, of these arguments."""
+    return (value_and_tangent if row.tangent else value_and_cotangents)(f, argnums)
+
+
+def moving(row: Row, args: Sequence[Any], argnums: Sequence[int]) -> Any:
+    """The types of what that takes beside the arguments: the cotangent, or the tangents."""
+    if row.tangent:
+        return [jax.ShapeDtypeStruct(args[i].shape, args[i].dtype) for i in argnums]
+    return jax.eval_shape(row.f, *args)
+
+
+def _compiled(
+    row: Row, f: Function, argnums: Sequence[int], args: Any, g: Any
+) -> tuple[Any, float, float]:
+    """What is measured, compiled, and the seconds that tracing and compiling took."""
     start = time.perf_counter()
-    lowered = jax.jit(value_and_cotangents(f, argnums)).lower(args, g)
+    lowered = jax.jit(program(row, f, argnums)).lower(args, g)
     traced = time.perf_counter()
-    program = lowered.compile()
-    return program, traced - start, time.perf_counter() - traced
+    made = lowered.compile()
+    return made, traced - start, time.perf_counter() - traced
 
 
-def _thunk(program: Any, args: Any, g: Any) -> Callable[[], Any]:
-    return lambda: program(args, g)
+def _thunk(made: Any, args: Any, g: Any) -> Callable[[], Any]:
+    return lambda: made(args, g)
 
 
 def _eager(f: Function, args: Sequence[Any], budget_s: float, least: int) -> Eager:

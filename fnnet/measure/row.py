@@ -56,6 +56,7 @@ class Row:
             package that is missing is missed only here.
         auto: what autodiff differentiates; the same forward, `plain(f)`, if None.
         checkpoint: what `jax.checkpoint` is compared by; of the whole function if None.
+        tangent: whether value and tangent (`jax.jvp`) are measured, not value and gradient.
         eager: whether the function is also called outside of `jit`: so for ops, not for whole nets.
     """
 
@@ -68,12 +69,20 @@ class Row:
     peers: Mapping[str, Callable[[], Function]] = dataclasses.field(default_factory=dict)
     auto: Function | None = None
     checkpoint: Function | None = None
+    tangent: bool = False
     eager: bool = True
 
     @property
     def op(self) -> str:
         """The op that the row is about."""
         return self.name.split(",")[0]
+
+
+def with_tangent(row: Row) -> Row:
+    """The row of the same function's value and tangent, whose rule is by hand."""
+    return dataclasses.replace(
+        row, name=f"{row.name}, value and tangent", peers={}, tangent=True, eager=False
+    )
 
 
 LAYERS = 8

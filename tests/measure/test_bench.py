@@ -18,7 +18,7 @@ from fnnet.measure import bench, bench_tables, epoch, mlp
 from fnnet.measure.adam import adam, own_adam
 from fnnet.measure.compiled import compiled_memory
 from fnnet.measure.epoch import time_epochs
-from fnnet.measure.gradient import measure, value_and_cotangents
+from fnnet.measure.gradient import measure, moving, program, value_and_cotangents
 from fnnet.measure.machine import machine
 from fnnet.measure.peer_epochs import Problem
 from fnnet.measure.row import Row
@@ -48,6 +48,8 @@ def small(row):
     """A size that costs nothing: of the first array's shape, its axes cut to 4 and 3."""
     if row.name in SMALL:
         return SMALL[row.name]
+    if row.tangent:
+        return SMALL[row.name.removesuffix(", value and tangent")]
     cut = dict(zip(row.sizes[0][0], (4, 3), strict=False))
     cut[row.sizes[0][0][-1]] = 3
     return [tuple(cut.get(n, n) for n in shape) for shape in row.sizes[0]]
@@ -94,6 +96,21 @@ def test_every_peer_computes_the_same_function(row, key):
             continue
         got = value_and_cotangents(peer, n)(args, g)
         assert_close(got, (want, cts), 1e-5)
+
+
+def test_a_tangent_is_measured_as_jax_has_it(key):
+    for row in ROWS:
+        if row.tangent:
+            args = row.draw(key, small(row))
+            n = list(range(len(args))) if row.argnums is None else row.argnums
+            dots = [jnp.cos(jnp.ones(t.shape, t.dtype)) for t in moving(row, args, n)]
+            got, want = (
+                program(row, f, n)(args, dots) for f in (row.f, row.auto or fnnet.plain(row.f))
+            )
+            assert_close(got, want, 1e-4)
+    assert {row.op for row in ROWS if row.tangent} == {
+        *("linear_cross_entropy", "rnn", "gru", "attention")
+    }
 
 
 @thorough

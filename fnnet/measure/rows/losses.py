@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from fnnet import ops
-from fnnet.measure.row import Function, Row, Shape
+from fnnet.measure.row import Function, Row, Shape, with_tangent
 from fnnet.rules import plain
 
 
@@ -51,7 +51,7 @@ def _optax_of_all_logits() -> Function:
     return lambda x, w, labels: loss(x @ w, labels)
 
 
-ROWS = (
+_HAND = (
     Row(
         "softmax",
         ops.softmax,
@@ -93,3 +93,4 @@ ROWS = (
         eager=False,
     ),
 )
+ROWS = (*_HAND, *map(with_tangent, _HAND[3:]))

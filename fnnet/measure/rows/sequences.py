@@ -13,7 +13,7 @@ import numpy as np
 from jax import lax
 
 from fnnet import ops
-from fnnet.measure.row import Function, Row, shapes_in_words
+from fnnet.measure.row import Function, Row, shapes_in_words, with_tangent
 
 
 def _recurrent(gates: int) -> Callable[[jax.Array, Sequence[int]], list[Any]]:
@@ -113,7 +113,7 @@ def _in_halves(x: jax.Array, positions: jax.Array) -> jax.Array:
     return x * cos + jnp.concatenate([-b, a], -1) * sin
 
 
-ROWS = (
+_HAND = (
     Row(
         "rnn",
         ops.rnn,
@@ -140,3 +140,4 @@ ROWS = (
         peers={"in halves": lambda: _in_halves},
     ),
 )
+ROWS = (*_HAND, *map(with_tangent, _HAND[:3]))

@@ -123,6 +123,10 @@ def raised(name: str, error: Exception) -> Finding:
     A wrong shape is a mistake in the rule. Some rules cannot be transformed by their nature (a
     callback to the host, Python control flow): their gradients are no less right.
     """
+    if type(error).__name__ == "StoreException":
+        # of JAX's own bookkeeping, with JAX_REMAT3 and JAX_CUSTOM_VJP3: no rule raises it
+        words = f"JAX itself fails under {name}: {type(error).__name__}: {first_line(error)}"
+        return Finding(name, "skipped", detail=Detail(words=words))
     if by_nature(error):
         words = (
             f"the rule cannot be used under {name}: {type(error).__name__}: {first_line(error)}. "

@@ -8,6 +8,7 @@ curvature   Gauss-Newton and Hessian products, diagonals and traces
 measure     `memory`: what an array holds, what a backward pass stores, what a program needs;
             `targets`: the same for a TPU or a GPU that is not there; loads when asked for
 check       is your own hand-derived gradient right? `check.check_vjp`; loads when asked for
+watch       every hand-written rule that a program meets, checked; loads when asked for
 proof       the ops again in NumPy, and proofs of their rules; loads when asked for
 """
 
@@ -61,6 +62,7 @@ if TYPE_CHECKING:
     from fnnet import check as check
     from fnnet import proof as proof
     from fnnet import targets as targets
+    from fnnet import watch as watch
 
     __version__: str
 
@@ -105,6 +107,7 @@ __all__ = [
     "softmax",
     "targets",
     "unfold",
+    "watch",
 ]
 
 # hidden from type checkers, to which any name would be right that a `__getattr__` may know
@@ -112,7 +115,7 @@ if not TYPE_CHECKING:
 
     def __getattr__(name):
         """Load, when it is first asked for, what those who only import ops need not wait for."""
-        if name in ("check", "proof", "targets"):
+        if name in ("check", "proof", "targets", "watch"):
             from importlib import import_module
 
             return import_module(f"fnnet.{name}")

@@ -23,6 +23,7 @@ class Command(NamedTuple):
 COMMANDS = {
     "check": Command("fnnet.check.cli", "check every op's gradient on this device"),
     "bench": Command("fnnet.measure.bench", "measure gradients by hand beside autodiff's, here"),
+    "watch": Command("fnnet.watch.cli", "run a program and check every rule that it meets"),
     "ladder": Command("fnnet.net.ladder", "time the matrix product written five ways"),
     "prove": Command("fnnet.proof.cli", "prove the hand-derived backward rules with SymPy"),
 }

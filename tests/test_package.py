@@ -23,6 +23,7 @@ STANDS_ON = {
     "net": {"ops", "rules"},
     "check": {"ops", "rules"},
     "measure": {"ops", "rules"},
+    "watch": {"net", "check", "measure", "ops", "rules"},
     "proof": set(),
 }
 
@@ -71,6 +72,7 @@ ROOMS = (
     "questions",
     "report",
     "taylor",
+    "declare",
     "verify",
     "compare",
     "selftest",
@@ -117,7 +119,7 @@ def test_importing_fnnet_loads_only_what_ops_need():
 
 PUBLIC_MODULES = (
     *("ops", "init", "layers", "backprop", "ladder", "memory", "curvature"),
-    *("targets", "check", "proof"),
+    *("targets", "check", "proof", "watch"),
 )
 
 

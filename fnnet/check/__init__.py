@@ -13,6 +13,7 @@ Its rooms, each of which imports from those before it and from none after:
 
 from fnnet.check.case.finding import Finding as Finding
 from fnnet.check.compare import compare_gradients as compare_gradients
+from fnnet.check.declare import declare as declare
 from fnnet.check.report.report import GradientError as GradientError
 from fnnet.check.report.report import Report as Report
 from fnnet.check.taylor import Taylor as Taylor
@@ -28,5 +29,6 @@ __all__ = [
     "assert_vjp",
     "check_vjp",
     "compare_gradients",
+    "declare",
     "taylor",
 ]

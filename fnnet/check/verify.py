@@ -13,6 +13,7 @@ from fnnet.check.case.case import Case, Terms, first_line
 from fnnet.check.case.finding import Detail, Finding
 from fnnet.check.case.large import LARGE
 from fnnet.check.case.made import make_case, seed_of
+from fnnet.check.declare import declared
 from fnnet.check.diagnosis.explain import explain
 from fnnet.check.oracle import further
 from fnnet.check.oracle.evidence import Evidence
@@ -120,7 +121,8 @@ def check_vjp(
             iterations, taken one step further, let expect.
         surrogate: the rule is, on purpose, not the derivative of `f`: straight-through, Monte-Carlo
             and clipped gradients. It is compared with the derivative of `reference`, if there is
-            one, else with nothing: then the verdict is "undecidable" at best.
+            one, else with nothing: then the verdict is "undecidable" at best. So it is of a
+            function of which that was declared (`declare`).
         strict: `Report.ok` also takes that nothing is left open: no caution, nothing undecidable,
             no NaN in rule and oracle alike, and the second order asked.
         stop_early: leave out the questions after the first one that found something wrong.
@@ -152,6 +154,8 @@ def check_vjp(
             f"check_vjp: level must be one of {', '.join(map(repr, LEVELS))}, got {level!r}; "
             '"full" asks every question, "quick" those about the gradient itself'
         )
+    if reference is None and not surrogate and (declaration := declared(f)) is not None:
+        reference, surrogate = declaration.reference, True
     terms = Terms(reference, surrogate, tolerance, budget_bytes, allow_no_rule)
     options = (kwargs, seed_of(key), argnums, terms)
     with settings.native(), settings.quiet():

@@ -41,10 +41,15 @@ def is_foreign_class(x: Any) -> bool:
     return type(x).__module__.partition(".")[0] not in ("jax", "jaxlib")
 
 
+def in_jax(path: str) -> bool:
+    """Whether a file is one of JAX's."""
+    return os.path.abspath(path).startswith(_JAX)
+
+
 def is_foreign(*roots: Any) -> bool:
     """Whether any function behind these objects was written outside of JAX and of Python."""
     return any(
-        not path.startswith(_JAX)
+        not in_jax(path)
         and (not path.startswith(_PYTHON) or any(word in path for word in _INSTALLED))
         for path in files_of(*roots)
     )
@@ -62,7 +67,7 @@ def files_of(*roots: Any) -> Iterator[str]:
         code = getattr(x, "__code__", None)
         if isinstance(code, types.CodeType):
             yield os.path.abspath(code.co_filename)
-            todo += [c.cell_contents for c in x.__closure__ or () if _filled(c)]
+            todo += [c.cell_contents for c in x.__closure__ or () if filled(c)]
         elif isinstance(x, types.MethodType):
             todo += [x.__func__, x.__self__]
         elif isinstance(x, functools.partial):
@@ -91,7 +96,8 @@ def files_of(*roots: Any) -> Iterator[str]:
             todo += [getattr(x, name, None) for name in names if callable(x) or name == "f"]
 
 
-def _filled(cell: types.CellType) -> bool:
+def filled(cell: types.CellType) -> bool:
+    """Whether a closure's variable has a value."""
     try:
         cell.cell_contents  # noqa: B018
     except ValueError:

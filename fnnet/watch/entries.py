@@ -26,7 +26,7 @@ Watcher = Callable[[Any, str, tuple[Any, ...], dict[str, Any]], tuple[Any, ...]]
 _CLASSES: tuple[tuple[Any, str], ...] = (
     (jax.custom_vjp, "custom_vjp"),
     (jax.custom_jvp, "custom_jvp"),
-    (getattr(hijax, "HiPrim", None) or hijax.VJPHiPrimitive, HIJAX),
+    (vars(hijax).get("HiPrim") or vars(hijax)["VJPHiPrimitive"], HIJAX),  # JAX 0.12 or 0.10
 )
 _lock = threading.RLock()
 _watchers: list[Watcher] = []

@@ -68,6 +68,9 @@ def is_hijax(eqn: Equation) -> bool:
 
 
 def _lowered(eqn: Equation) -> Callable[..., Any] | None:
+    own = getattr(type(eqn.primitive), "to_lojax", None)
+    if own is getattr(core.Primitive, "to_lojax", None):  # that of a class that has none, raises
+        return None
     return getattr(eqn.primitive, "to_lojax", None)
 
 

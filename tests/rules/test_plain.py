@@ -11,7 +11,8 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import PartitionSpec as P
 
 import fnnet
-from fnnet.rules import plain
+from fnnet.rules import plain, register
+from tests.compare import assert_close
 from tests.rules.textbook import same
 from tests.rules.wrong import X, bits, left, shard_map, wrong, wrong_forward, wrong_registered
 
@@ -291,3 +292,17 @@ def test_a_derivative_taken_inside_keeps_the_rule():
     wrong.defvjp(lambda x: (x * x, x), lambda x, g: (3 * x * g,))
     assert plain(jax.grad(wrong))(2.0) == 6
     assert jax.grad(plain(wrong))(2.0) == 4
+
+
+def test_a_derivative_in_forward_mode_inside(key):
+    """`jax.jvp` of a registered function is opened too: autodiff's derivative of it is found."""
+    f = register(lambda x: jnp.sin(x) * x, lambda x: (jnp.sin(x) * x, x), lambda x, g: (7 * g,))
+    x = jax.random.normal(key, (5,))
+
+    def pushed(f):
+        return lambda x: jnp.sum(jax.jvp(f, (x,), (x * x,))[1])
+
+    want = jax.grad(pushed(lambda x: jnp.sin(x) * x))(x)
+    for compiled in (False, True):
+        plainly = plain(jax.jit(pushed(f)) if compiled else pushed(f))
+        assert_close(jax.grad(plainly)(x), want)

@@ -34,13 +34,20 @@ MORE_SCRATCH = {
     ("rnn", "float32", "h100"): 0.87,
     ("rnn", "bfloat16", "h100"): 2.7,
     ("gru", "bfloat16", "h100"): 0.45,
+    # sums over features and the samples in float32; of few features autodiff's kernel is one
+    ("batch_norm", "float32", "h100"): 6e-4,
+    ("batch_norm", "bfloat16", "h100"): 2.01,
+    ("group_norm", "float32", "h100"): 0.002,
+    ("group_norm", "bfloat16", "h100"): 0.52,
+    ("pairwise_distance", "float32", "v5e"): 0.95,
+    ("pairwise_distance", "bfloat16", "v5e"): 1.9,
     # patches summed in float32
     ("conv2d", "bfloat16", "h100"): 2.0,
 }
 # Where more is exchanged: how many exchanges and bytes more, at most. Where the axis that is summed
 # over is cut: the sums that keep the digits of the tail (softmax), of a large mean and of squares
 # (norms). And what is summed over the samples in float32, which autodiff rounds first: gradients of
-# biases, scales and a loss.
+# biases, scales and a loss. Where features are cut, a loop over features exchanges in parts.
 MORE_EXCHANGED = {
     "lin": (1, 256),
     "softmax": (2, 3072),
@@ -50,6 +57,10 @@ MORE_EXCHANGED = {
     "layer_norm": (3, 3584),
     "rms_norm": (1, 1792),
     "norm": (1, 1536),
+    "batch_norm": (0, 2048),
+    "group_norm": (1, 96),
+    "pairwise_distance": (5, 8192),
+    "kernel_sum": (6, 65_536),
     "rnn": (1, 128),
     "gru": (1, 384),
 }

@@ -9,6 +9,7 @@ from matplotlib.image import imread
 
 from fnnet import plain
 from tests.compare import assert_close
+from tests.marks import thorough
 
 from .programs import ended, program
 
@@ -29,6 +30,7 @@ def test_the_gradient_is_autodiffs(monkeypatch):
     assert_close(by_hand, gradient(), 1e-10)
 
 
+@thorough
 def test_it_trains_and_draws(tmp_path):
     out, error = ended(program("meanflow.py", "--steps", "40", "--out", "d.png", cwd=tmp_path))
     assert not error

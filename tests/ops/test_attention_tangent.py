@@ -9,6 +9,7 @@ import fnnet
 from fnnet import attention
 from fnnet.proof import reference as twin
 from tests.compare import assert_close
+from tests.marks import thorough
 from tests.ops.test_memory import temp
 from tests.ops.test_sequences import qkv
 
@@ -140,6 +141,7 @@ THIRD = {
 }
 
 
+@thorough
 @pytest.mark.parametrize("block", [None, 4])
 def test_third_derivatives(block):
     @jax.jit

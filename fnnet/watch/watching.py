@@ -283,9 +283,11 @@ def watch(
         if not number > 0:
             raise ValueError(f"watch: {name} must be positive; got {number!r}")
     rules = Rules(max_bytes=most, level=level, seconds=seconds, select=select, ignore=ignore)
-    with watched(rules._saw):
-        yield rules
-    rules._close()
+    try:
+        with watched(rules._saw):
+            yield rules
+    finally:
+        rules._close()
 
 
 def _is_array(leaf: Any) -> bool:

@@ -42,8 +42,17 @@ def see(receive: Receive, *arrays: Any) -> list[Any]:
 
 
 def _first(x: Any, axes: int) -> Any:
-    """The first example of an array with so many mapped axes in front."""
-    return x[(0,) * axes] if axes else x
+    """The first example of an array with so many mapped axes in front.
+
+    On a mesh of explicit axes JAX slices no axis that is cut: the mapped ones are put together.
+    """
+    if not axes:
+        return x
+    cut = jax.typeof(x).sharding
+    if any(name is not None for name in cut.spec[:axes]):
+        whole = jax.P(*[None] * axes, *cut.spec[axes:])
+        x = jax.sharding.reshard(x, jax.NamedSharding(cut.mesh, whole))
+    return x[(0,) * axes]
 
 
 def _told(*arrays: Any, receive: Receive, mapped: Sequence[int]) -> list[Any]:

@@ -27,6 +27,13 @@ def sharded(f):
     return jax.shard_map(f, mesh=mesh(), in_specs=P("d"), out_specs=P("d"))
 
 
+def on_explicit_axes(f):
+    """Mapped over an axis that is cut: JAX slices none of those."""
+    explicit = jax.make_mesh((4,), ("d",), axis_types=(AxisType.Explicit,))
+    whole = jax.NamedSharding(explicit, P("d"))
+    return lambda x: jax.jit(jax.vmap(f))(jax.device_put(x, whole))
+
+
 def scanned(f):
     return lambda x: lax.scan(lambda c, _: (f(c) / 4, None), x, None, 3)[0]
 
@@ -56,6 +63,7 @@ PROGRAMS = {
     "while": lambda f: jax.jit(looped(f)),
     "checkpoint": lambda f: jax.jit(jax.grad(total(jax.checkpoint(f)))),
     "hessian": lambda f: jax.jit(jax.hessian(total(f))),
+    "vmap on explicit axes": on_explicit_axes,
     "shard_map": lambda f: jax.jit(sharded(f)),
     "grad of shard_map": lambda f: jax.jit(jax.grad(total(sharded(f)))),
 }

@@ -213,3 +213,14 @@ def test_undecidable_where_no_oracle_settles():
 
     f = rule(noisy, lambda a, y, g: (g,))
     assert check_vjp(f, (jnp.linspace(1.0, 2.0, 4),)).verdict == "undecidable"
+
+
+def test_a_net_on_images_has_autodiff_as_its_witness():
+    """What gathers images cut over devices is nobody's derivative, and leaves autodiff a witness."""
+    x = jax.random.normal(jax.random.key(0), (2, 6, 6, 1))
+    w = jax.random.normal(jax.random.key(1), (9, 3))
+
+    def loss(w):
+        return jnp.sum(fnnet.relu(fnnet.lin(fnnet.unfold(x, 3), w)))
+
+    assert compare_gradients(loss, w).verdict == "correct"

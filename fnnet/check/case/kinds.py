@@ -7,6 +7,7 @@ import os
 from typing import Any
 
 from fnnet.check.case.host import equations
+from fnnet.rules.devices import gathered_p
 from fnnet.rules.origin import files_of, is_foreign, is_foreign_class, is_foreign_primitive
 
 HIJAX, PRIMITIVE, LINEAR_SOLVE = "hijax primitive", "primitive", "custom_linear_solve"
@@ -70,6 +71,8 @@ def rule_of(eqn: Any) -> Rule | None:
     if (prim := params.get("_prim")) is not None:
         return _of_class(prim)
     name = primitive.name
+    if primitive is gathered_p:  # the identity, with nobody's derivative
+        return None
     if is_foreign_primitive(primitive):
         kind = (
             HIJAX if hasattr(primitive, "to_lojax") and is_foreign_class(primitive) else PRIMITIVE

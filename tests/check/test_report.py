@@ -216,7 +216,7 @@ def test_undecidable_where_no_oracle_settles():
 
 
 def test_a_net_on_images_has_autodiff_as_its_witness():
-    """What gathers images cut over devices is nobody's derivative, and leaves autodiff a witness."""
+    """What gathers images over devices is nobody's derivative: autodiff stays a witness."""
     x = jax.random.normal(jax.random.key(0), (2, 6, 6, 1))
     w = jax.random.normal(jax.random.key(1), (9, 3))
 

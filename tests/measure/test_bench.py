@@ -143,7 +143,7 @@ def test_memory_is_that_of_the_gradient(measured):
     more = {"log_softmax": 4 * 3 * 4 + 16, "linear_cross_entropy": 8 * 16}
     more["linear_cross_entropy, recomputed"] = 11 * 16
     # tangents hold pieces at this size; at sizes that count see tests/ops/test_tangents.py
-    more |= {name: 16 * 16 for name in by_name if name.endswith("value and tangent")}
+    more |= {name: 1024 for name in by_name if name.endswith("value and tangent")}
     for name, contestants in by_name.items():
         hand, auto = contestants["hand"], contestants["autodiff"]
         assert hand.stored <= auto.stored, name

@@ -10,6 +10,10 @@ channels, at all places. i, k are over the N numbers of one set; a is the channe
 Forward
     m = (1/N) Σ_k x_k           r = ((1/N) Σ_k (x_k - m)² + ε)^(-1/2)
     u_i = (x_i - m) r           y_i = u_i scale_a + shift_a
+    m is found as x_0 + m', with x_0 the set's first number and m' = (1/N) Σ_k (x_k - x_0): numbers
+    far from 0 and near each other have differences without rounding, where the mean of such numbers
+    has lost what they differ by. Of equal numbers u is exactly 0. x_0 is a constant to derivatives:
+    u does not depend on it.
 
 Backward, with g_i = ∂L/∂y_i
     scale and shift serve all of a channel:
@@ -20,8 +24,8 @@ Backward, with g_i = ∂L/∂y_i
              = r (h_k - (1/N) Σ_i h_i - u_k (1/N) Σ_i h_i u_i)
 
 Residuals
-    x and scale, the caller's arrays, and two numbers a set, by name "fnnet.batch_norm.m", ".r" and
-    likewise of group_norm. Autodiff keeps whole arrays such as x - m and u.
+    x and scale, the caller's arrays, and two numbers a set, m' and r, by name "fnnet.batch_norm.m",
+    ".r" and likewise of group_norm. Autodiff keeps whole arrays such as x - m and u.
     The variance is a mean of squared deviations: the mean square less the squared mean, which some
     take in one pass, cancels where the mean is large. In float32 for float16 and bfloat16. Unlike
     those of layer_norm, deviations are not scaled: from 10^19 on their squares overflow in float32.
@@ -162,6 +166,14 @@ class _Sets:
         axes = (*range(1, x.ndim - 1), x.ndim)
         return _Sets((*x.shape[:-1], *grouped), axes, (1,) * (x.ndim - 1) + grouped)
 
+    def first(self, x: jax.Array) -> jax.Array:
+        """The first number of each set, as a constant; 0 of a set that is empty."""
+        for axis in self.axes:
+            if not x.shape[axis]:
+                return jnp.zeros((), x.dtype)
+            x = lax.slice_in_dim(x, 0, 1, axis=axis)
+        return lax.stop_gradient(x)
+
     def row(self, parameter: jax.Array, like: jax.Array) -> jax.Array:
         """A parameter (c,) for each number of `like`, in its dtype."""
         seen = parameter.astype(like.dtype).reshape(self.parameter)
@@ -173,28 +185,35 @@ class _Sets:
 
 
 class _Statistics(NamedTuple):
-    """The mean m of each set, and r, in the accumulator's dtype, a set's axes kept."""
+    """m' and r of each set, in the accumulator's dtype, a set's axes kept."""
 
     m: jax.Array
     r: jax.Array
 
     @staticmethod
     def of(x: jax.Array, eps: Number, sets: _Sets) -> _Statistics:
-        wide = x.astype(accumulator(x))
-        m = jnp.mean(wide, sets.axes, keepdims=True)
-        v = jnp.mean(jnp.square(wide - m), sets.axes, keepdims=True)
+        steps = _steps(x, sets)
+        m = jnp.mean(steps, sets.axes, keepdims=True)
+        v = jnp.mean(jnp.square(steps - m), sets.axes, keepdims=True)
         return _Statistics(m, lax.rsqrt(v + jnp.asarray(eps, v.dtype)))
 
-    def normalised(self, x: jax.Array) -> jax.Array:
+    def normalised(self, x: jax.Array, sets: _Sets) -> jax.Array:
         """u."""
-        return (x.astype(self.m.dtype) - self.m) * self.r
+        return (_steps(x, sets) - self.m) * self.r
+
+
+def _steps(x: jax.Array, sets: _Sets) -> jax.Array:
+    """x - x_0, in the accumulator's dtype."""
+    wide = x.astype(accumulator(x))
+    steps: jax.Array = wide - sets.first(wide)
+    return steps
 
 
 def _forward(
     x: jax.Array, scale: jax.Array | None, shift: jax.Array | None, sets: _Sets, eps: Number
 ) -> jax.Array:
     seen = x.reshape(sets.shape)
-    return _scaled(_Statistics.of(seen, eps, sets).normalised(seen), x, scale, shift, sets)
+    return _scaled(_Statistics.of(seen, eps, sets).normalised(seen, sets), x, scale, shift, sets)
 
 
 def _scaled(
@@ -224,14 +243,14 @@ def _fwd(
         checkpoint_name(m, f"fnnet.{op}.m"),
         checkpoint_name(r, f"fnnet.{op}.r"),
     )
-    y = _scaled(kept.normalised(seen), x, scale, shift, sets)
+    y = _scaled(kept.normalised(seen, sets), x, scale, shift, sets)
     return y, (x, scale, None if shift is None else Like.of(shift), kept, Static(sets))
 
 
 def _bwd(res: Residuals, g: jax.Array) -> tuple[jax.Array, jax.Array | None, jax.Array | None]:
     x, scale, shift, statistics, static = res
     sets: _Sets = static.value
-    u = statistics.normalised(x.reshape(sets.shape))
+    u = statistics.normalised(x.reshape(sets.shape), sets)
     g = g.reshape(sets.shape).astype(u.dtype)
     h = g if scale is None else g * sets.row(scale, g)
     mean_h, mean_hu = (jnp.mean(v, sets.axes, keepdims=True) for v in (h, h * u))

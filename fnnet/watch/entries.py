@@ -19,6 +19,7 @@ import jax
 from jax.experimental import hijax
 
 from fnnet.check.case.kinds import HIJAX
+from fnnet.rules.origin import is_foreign_class
 
 # (x, kind, args, kwargs) -> the arguments to call with
 Watcher = Callable[[Any, str, tuple[Any, ...], dict[str, Any]], tuple[Any, ...]]
@@ -79,7 +80,8 @@ def _uninstall() -> None:
 def _telling(original: Any, kind: str) -> Any:
     @functools.wraps(original)
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
-        if not getattr(_away, "on", False) and type(self).__module__ != "jax._src.hijax":
+        # JAX makes hijax primitives of its own of what is a custom_vjp: told of once, as that
+        if not getattr(_away, "on", False) and (kind != HIJAX or is_foreign_class(self)):
             for watcher in tuple(_watchers):
                 args = watcher(self, kind, args, kwargs)
         return original(self, *args, **kwargs)

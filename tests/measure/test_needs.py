@@ -46,7 +46,7 @@ MORE_SCRATCH = {
 }
 # Where more is exchanged: how many exchanges and bytes more, at most. Where the axis that is summed
 # over is cut: the sums that keep the digits of the tail (softmax), of a large mean and of squares
-# (norms). And what is summed over the samples in float32, which autodiff rounds first: gradients of
+# (norms), and a first number to count from (batch_norm). And what is summed over the samples in float32, which autodiff rounds first: gradients of
 # biases, scales and a loss. Where features are cut, a loop over features exchanges in parts.
 MORE_EXCHANGED = {
     "lin": (1, 256),
@@ -57,7 +57,7 @@ MORE_EXCHANGED = {
     "layer_norm": (3, 3584),
     "rms_norm": (1, 1792),
     "norm": (1, 1536),
-    "batch_norm": (0, 2048),
+    "batch_norm": (1, 5120),
     "group_norm": (1, 96),
     "pairwise_distance": (5, 8192),
     "kernel_sum": (6, 65_536),

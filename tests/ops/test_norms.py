@@ -177,16 +177,27 @@ def test_residuals_by_name(key):
 @pytest.mark.parametrize(
     "op", [batch_norm, lambda x: group_norm(x.reshape(4, 64, 4), 2).reshape(x.shape)]
 )
-def test_a_batch_far_from_0_keeps_its_digits(op, key):
-    """The mean square less the squared mean would lose all but two of them."""
-    x = 300 + jax.random.normal(key, (256, 4), "float32")
+@pytest.mark.parametrize("offset", [300, 1e4, -1e6])
+def test_a_batch_far_from_0_keeps_its_digits(op, offset, key):
+    """The mean square less the squared mean loses all but two of them, the mean itself four."""
+    x = offset + jax.random.normal(key, (256, 4), "float32")
     g = jnp.cos(jnp.arange(1024.0)).reshape(256, 4)
 
     def passes(x):
         y, pull = jax.vjp(op, x)
         return y.astype("float64"), pull(g.astype(x.dtype))[0].astype("float64")
 
-    assert_close(passes(x), passes(x.astype("float64")), 3e-4)
+    assert_close(passes(x), passes(x.astype("float64")), 3e-6)
+
+
+@pytest.mark.parametrize("value", [0.1, 1234.567, -100000.3, 3e18])
+def test_equal_numbers_have_no_deviation(value):
+    x = jnp.full((37, 3), value, "float32")
+    g = jnp.sin(jnp.arange(111.0)).reshape(37, 3).astype("float32")
+    for op in (batch_norm, lambda x: group_norm(x, 3)):
+        y, pull = jax.vjp(op, x)
+        assert (y == 0).all()
+        assert jnp.isfinite(pull(g)[0]).all()
 
 
 def test_batch_and_group_norm_store_two_numbers_a_set(key):

@@ -221,6 +221,6 @@ def test_a_net_on_images_has_autodiff_as_its_witness():
     w = jax.random.normal(jax.random.key(1), (9, 3))
 
     def loss(w):
-        return jnp.sum(fnnet.relu(fnnet.lin(fnnet.unfold(x, 3), w)))
+        return jnp.sum(fnnet.relu(fnnet.lin(fnnet.unfold(x, 3, padding="SAME"), w)))
 
     assert compare_gradients(loss, w).verdict == "correct"

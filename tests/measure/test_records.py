@@ -3,6 +3,7 @@
 import csv
 import io
 
+import jax
 import jax.numpy as jnp
 import pytest
 
@@ -29,7 +30,7 @@ def measured():
 
     peers = {"peer": lambda: jnp.sin, "absent": absent, "refuses": refuses}
     row = Row("sin, of a row", jnp.sin, [[(4, 3)]], peers=peers)
-    return measure(row, [(4, 3)], budget_s=0.0, least=1)
+    return measure(row, [(4, 3)], budget_s=0.0, least=7)
 
 
 def test_each_number_has_its_line(measured, tmp_path):
@@ -37,6 +38,7 @@ def test_each_number_has_its_line(measured, tmp_path):
     found = {(r.way, r.quantity): r for r in records}
     assert len(found) == len(records)
     hand = found["hand", "seconds"]
+    assert hand.low < hand.value < hand.high
     assert (hand.value, hand.low, hand.high) == (
         measured.contestants["hand"].seconds.median,
         measured.contestants["hand"].seconds.low,
@@ -88,3 +90,16 @@ def test_autodiff_that_has_no_room(capsys, tmp_path):
     text = tables([one], None)
     assert "missing: autodiff (MemoryError: 16 TiB)" in text
     draw([one], machine(), tmp_path / "one.png")
+
+
+def test_the_gradient_by_hand_must_be_had():
+    @jax.custom_vjp
+    def f(x):
+        return jnp.sin(x)
+
+    def bwd(x, g):
+        raise NotImplementedError("not derived yet")
+
+    f.defvjp(lambda x: (jnp.sin(x), x), bwd)
+    with pytest.raises(NotImplementedError, match="not derived yet"):
+        measure(Row("sin", f, [[(4, 3)]], auto=jnp.sin), [(4, 3)], budget_s=0.0, least=1)

@@ -98,12 +98,23 @@ def test_the_values_are_those_that_the_program_met():
     assert record._leaves == []  # let go
 
 
+def test_what_is_changed_after_the_call():
+    x = X.copy()
+    with watch() as rules:
+        planted.right(x)
+        x[:] = np.nan
+        (record,) = rules
+        assert np.array_equal(record._leaves[0], X)
+    rules.assert_right()
+
+
 def test_kinds():
     with watch() as rules:
         jax.jit(jax.grad(total(planted.wrong_jvp)))(X)
         jax.jit(jax.grad(total(planted.wrong_gradient)))(X)
         jax.jit(jax.grad(lambda x: planted.half_wrong(x, 2 * x).sum()))(X)
     found = {r.rule.name: r for r in rules.check()}
+    assert not rules.jax, "what JAX makes of them is not counted beside them"
     assert {name: r.rule.kind for name, r in found.items()} == {
         "wrong_jvp": "custom_jvp",
         "wrong_gradient": "custom_vjp",
@@ -337,9 +348,10 @@ def test_a_training_step_of_ops():
     assert {r["verdict"] for r in figures["rules"]} == {"correct"}
 
 
-def test_export_is_what_it_was():
+@pytest.mark.parametrize("platforms", [["cpu"], ["cpu", "tpu"]])
+def test_export_is_what_it_was(platforms):
     with watch() as rules:
-        exported = jax.export.export(jax.jit(planted.right), platforms=["cpu", "tpu"])(X)
+        exported = jax.export.export(jax.jit(planted.right), platforms=platforms)(X)
         assert "callback" not in exported.mlir_module()
         exported.serialize()
     assert len(rules) == 1

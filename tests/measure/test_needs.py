@@ -46,8 +46,9 @@ MORE_SCRATCH = {
 }
 # Where more is exchanged: how many exchanges and bytes more, at most. Where the axis that is summed
 # over is cut: the sums that keep the digits of the tail (softmax), of a large mean and of squares
-# (norms), and a first number to count from (batch_norm). And what is summed over the samples in float32, which autodiff rounds first: gradients of
-# biases, scales and a loss. Where features are cut, a loop over features exchanges in parts.
+# (norms), and a first number to count from (batch_norm). And what is summed over the samples in
+# float32, which autodiff rounds first: gradients of biases, scales and a loss. Where features are
+# cut, a loop over features exchanges in parts.
 MORE_EXCHANGED = {
     "lin": (1, 256),
     "softmax": (2, 3072),

@@ -33,6 +33,15 @@ NOISY = 1e-2
 BESIDE, BESIDE_NATIVE = 1e-6, 1e-3
 # pairs of such points, on either side: with four, an element's two sides are both met 7 times in 8
 PAIRS = 4
+# relative to an element's size: sides that differ by more are those of a kink. A smooth gradient
+# changes by about BESIDE from one to the other, a thousandth of this
+JUMP = 1e-3
+# of the jump: what a number may lie outside of its two sides, which are met beside the point and
+# not at it
+SIDE = 1e-6
+# relative to an argument's largest number: elements beside a kink that differ by less are on one
+# side of it; among many tied numbers few are met twice, and then to more digits than by chance
+ONE_SIDE, MET_AGAIN = 3e-3, 1e-4
 
 # how far beside it the gradient's own derivative is looked at, relative to each argument's scale:
 # differences of a gradient lose half of its digits
@@ -78,5 +87,11 @@ LOOSEST = 1e-2
 PLAINLY = 0.1
 # of its answer: where a second derivative's error is more, it says nothing
 BLIND = 0.1
+# of the disagreement: where differences of a gradient are less sure of their own number, they do
+# not decide between the two
+SURE = 0.1
+# the steps of those differences, relative to each argument's scale, around WIDE_STEP: a step that
+# is good for one function is too large or lost in rounding for another
+WIDE_STEPS, NATIVE_STEPS = (1e-4, 1e-5, 1e-6), (1e-2, 2e-3, 4e-4)
 # by how much a slope of Taylor's remainders may stay below its order and be that order's
 NEAR = 0.3

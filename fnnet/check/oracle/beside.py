@@ -10,7 +10,7 @@ import numpy as np
 from fnnet.check.case.case import Case
 from fnnet.check.case.modes import NATIVE
 from fnnet.check.case.subject import Arrays
-from fnnet.check.case.thresholds import BESIDE, BESIDE_NATIVE, PAIRS
+from fnnet.check.case.thresholds import BESIDE, BESIDE_NATIVE, JUMP, PAIRS, SIDE
 from fnnet.check.oracle.tolerance import Compared
 
 
@@ -40,7 +40,7 @@ class Beside:
             return False
         beside = np.real(self.beside[number])
         with np.errstate(all="ignore"):
-            jumps = np.ptp(beside, 0) > 1e-3 * np.max(np.abs(beside), 0)
+            jumps = np.ptp(beside, 0) > JUMP * np.max(np.abs(beside), 0)
         if not (jumps & where).any():
             return False
         self._far = True
@@ -76,11 +76,9 @@ class Beside:
             near, got = np.sort(part(beside), 0), part(c.got)
             with np.errstate(all="ignore"):
                 lo, hi = np.nanmin(near, 0), np.nanmax(near, 0)
-                gap = hi - lo
-                jumps |= gap > 1e-3 * np.maximum(np.abs(lo), np.abs(hi))
-                # where several kinks meet, their sides combine in more ways than were drawn
-                several = (np.diff(near, axis=0) > 1e-3 * gap).sum(0) > 1
-                margin = np.where(several, 1.0, 1e-6) * gap + c.bound
+                jumped, margin = jump(near, lo, hi)
+                jumps |= jumped
+                margin = margin + c.bound
                 result &= (lo - margin <= got) & (got <= hi + margin)
         return result & jumps & np.isfinite(c.got)
 
@@ -91,11 +89,10 @@ class Beside:
         """
         beside = np.sort(np.real(self.beside[number][(slice(None), *index)]))
         gap = float(np.ptp(beside))
-        near = 1e-3 * float(np.max(np.abs(beside)))
+        near = JUMP * float(np.max(np.abs(beside)))
         if not np.isfinite(beside).all() or gap <= near:
             return False
-        # where several kinks meet, their sides combine in more ways than were drawn
-        margin = gap if (np.diff(beside) > 1e-3 * gap).sum() > 1 else near
+        margin = gap if several(beside, gap) else near
         return bool(beside[0] - margin <= got <= beside[-1] + margin)
 
     def continued(self, number: int, c: Compared) -> Any:
@@ -103,5 +100,29 @@ class Beside:
         beside = self.beside[number]
         with np.errstate(all="ignore"):
             low, high = np.min(np.real(beside), 0), np.max(np.real(beside), 0)
-            close = np.abs(high - low) <= 1e-3 * np.maximum(np.abs(low), c.scale)
-            return close & (np.abs(c.got - low) <= 1e-3 * np.maximum(np.abs(low), c.scale))
+            close = np.abs(high - low) <= JUMP * np.maximum(np.abs(low), c.scale)
+            return close & (np.abs(c.got - low) <= JUMP * np.maximum(np.abs(low), c.scale))
+
+
+def several(near: Any, gap: Any) -> Any:
+    """Whether several kinks meet: their sides combine in more ways than were drawn.
+
+    Args:
+        near: numbers beside the sample point, sorted along the first axis.
+        gap: from the least of them to the largest.
+    """
+    return (np.diff(near, axis=0) > JUMP * gap).sum(0) > 1
+
+
+def jump(near: Any, low: Any, high: Any) -> tuple[Any, Any]:
+    """Whether the sorted numbers `near` jump from `low` to `high`; and how far outside one may be.
+
+    Example:
+        >>> near = np.array([0.0, 0.0, 1.0, 1.0])
+        >>> at, margin = jump(near, 0.0, 1.0)
+        >>> bool(at), float(margin)
+        (True, 1e-06)
+    """
+    gap = high - low
+    at = gap > JUMP * np.maximum(np.abs(low), np.abs(high))
+    return at, np.where(several(near, gap), 1.0, SIDE) * gap

@@ -23,7 +23,7 @@ from fnnet.check.case.case import Case
 from fnnet.check.case.large import signed
 from fnnet.check.case.modes import NATIVE, Mode
 from fnnet.check.case.subject import Arrays
-from fnnet.check.case.thresholds import DRAWS
+from fnnet.check.case.thresholds import DRAWS, JUMP, MET_AGAIN, ONE_SIDE
 
 # an array of more numbers is looked at in chunks, each small enough to stay in a cache
 PART, CHUNK = 1 << 18, 1 << 15
@@ -218,9 +218,8 @@ def in_few_numbers(beside: Any) -> Any:
     near = np.sort(np.real(beside), 0)
     with np.errstate(all="ignore"):
         steps = np.diff(near, axis=0) / np.max(np.abs(near), initial=1e-300)
-    few = 2 * (steps > 3e-3).sum(0) <= len(near) - 2
-    # among many tied numbers few are met twice, and then to more digits than by chance
-    again = (steps > 1e-4).sum(0) <= len(near) - 3
+    few = 2 * (steps > ONE_SIDE).sum(0) <= len(near) - 2
+    again = (steps > MET_AGAIN).sum(0) <= len(near) - 3
     return np.isfinite(near).all(0) & (few | again)
 
 
@@ -231,7 +230,7 @@ def jumping(spread: Any, want: Any) -> Any:
 
 def _jumps(scale: float, spread: Any, want: Any) -> tuple[Any]:
     sizes = np.abs(np.where(np.isfinite(want), want, 0))
-    return (spread > 1e-3 * np.maximum(sizes, scale),)
+    return (spread > JUMP * np.maximum(sizes, scale),)
 
 
 def natural_scale(case: Case, number: int) -> float:

@@ -16,7 +16,8 @@ import numpy as np
 
 from fnnet.check.case.modes import NATIVE
 from fnnet.check.case.subject import Arrays
-from fnnet.check.case.thresholds import NATIVE_STEP, PAIRS, WIDE_STEP
+from fnnet.check.case.thresholds import NATIVE_STEP, PAIRS, SURE, WIDE_STEP
+from fnnet.check.oracle.beside import jump
 from fnnet.check.oracle.evidence import Evidence
 from fnnet.check.oracle.tolerance import Compared, jumping, without_jumps
 
@@ -85,7 +86,7 @@ class Bends:
         with np.errstate(all="ignore"):
             outside = (c.got < low - gap) | (c.got > high + gap) | ~np.isfinite(c.got)
             far = np.maximum(low - c.got, c.got - high)
-            near = 0.1 * np.maximum(gap, np.where(np.isfinite(far), far, 0))
+            near = SURE * np.maximum(gap, np.where(np.isfinite(far), far, 0))
             sides = self.sides[i]
             known = ((low - near <= sides) & (sides <= high + near)).all(0)
         return bool((c.bad & outside & known & np.isfinite(gap)).any())
@@ -95,11 +96,9 @@ class Bends:
         near = np.sort(np.real(self.beside[i]), 0)
         with np.errstate(all="ignore"):
             low, high = near[0], near[-1]
-            gap = high - low
-            at = np.isfinite(near).all(0) & (gap > 1e-3 * np.maximum(np.abs(low), np.abs(high)))
-            # where several kinks meet, their sides combine in more ways than were drawn
-            several = (np.diff(near, axis=0) > 1e-3 * gap).sum(0) > 1
-        margin = np.where(several, gap, 1e-6 * gap) + c.bound
+            at, margin = jump(near, low, high)
+            at &= np.isfinite(near).all(0)
+            margin = margin + c.bound
         if np.iscomplexobj(c.want):
             at = np.zeros_like(at)
         return low - margin, high + margin, at

@@ -13,7 +13,7 @@ import numpy as np
 from fnnet.check.case.finding import Detail, Finding
 from fnnet.check.case.modes import NATIVE
 from fnnet.check.case.subject import Arrays
-from fnnet.check.case.thresholds import BLIND
+from fnnet.check.case.thresholds import BLIND, NATIVE_STEPS, SURE, WIDE_STEPS
 from fnnet.check.diagnosis import mistakes
 from fnnet.check.oracle.evidence import Evidence, finding
 from fnnet.check.oracle.numerical import pairing
@@ -108,7 +108,7 @@ def convicted(e: Evidence, i: int, c: Compared, v: Arrays, *, all_at_once: bool)
 def _along(e: Evidence, u: Arrays) -> tuple[Arrays, Arrays]:
     """Differences of the rule's gradient along `u`, and how far they are from settled."""
     case = e.case
-    steps = (1e-2, 2e-3, 4e-4) if case.work is NATIVE else (1e-4, 1e-5, 1e-6)
+    steps = NATIVE_STEPS if case.work is NATIVE else WIDE_STEPS
     votes = []
     bends: Arrays = []
     for h in steps:
@@ -133,7 +133,7 @@ def _against(c: Compared, differences: Any, error: Any, at: Any = ...) -> bool:
     got, want, bad = c.got[at], c.want[at], c.bad[at]
     with np.errstate(all="ignore"):
         gap = np.abs(got - want)
-        settled = bad & np.isfinite(error) & (error < 0.1 * gap)
+        settled = bad & np.isfinite(error) & (error < SURE * gap)
         # along one element real parts are compared
         same = np.real if at is not ... else np.asarray
         other = ~(np.abs(differences - same(got)) < 0.25 * gap)
